@@ -27,6 +27,7 @@ def build() -> typer.Typer:
         name="merkhet",
         help="Audit any PyTorch network, then change what you find.",
         no_args_is_help=True,
+        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )

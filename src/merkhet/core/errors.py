@@ -16,7 +16,7 @@ class InputError(ValueError):
     """
 
 
-class MissingExtra(InputError, ImportError):
+class MissingExtraError(InputError, ImportError):
     """A library that an optional part of merkhet needs is not installed."""
 
 
@@ -34,7 +34,7 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     if given in names:
         return given
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(f"no {what} {given!r}: choose one of {', '.join(names)}.{hint}")
 
@@ -43,11 +43,11 @@ def need(module: str, extra: str) -> ModuleType:
     """Import `module`, which comes with merkhet's optional `extra`.
 
     Raises:
-        MissingExtra: It is not installed; names the command that installs it.
+        MissingExtraError: It is not installed; names the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingExtraError(
             f"{module} is needed here and is not installed: pip install 'merkhet[{extra}]'"
         ) from error

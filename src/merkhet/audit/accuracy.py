@@ -1,0 +1,80 @@
+"""The check of accuracy: is this the network, with the preparation, that its user means?"""
+
+from __future__ import annotations
+
+import torch
+
+from merkhet.core.graph.trace import evaluating
+from merkhet.core.intervals import wilson
+from merkhet.report import Finding, Section, Subject, Table
+
+
+def has_no_labels(subject: Subject) -> str | None:
+    """Say why accuracy cannot be measured, or return None."""
+    if subject.labels is None:
+        return "the data has no labels"
+    with evaluating(subject.module):
+        output = subject.forward(subject.inputs[:2])
+    if output.dim() != 2:
+        return f"the network's output has shape {tuple(output.shape)}, not one score per class"
+    if int(subject.labels.max()) >= output.shape[1]:
+        return f"labels go to {int(subject.labels.max())}, the network has {output.shape[1]} scores"
+    return None
+
+
+def accuracy(subject: Subject, seconds: float) -> Section:
+    """Measure how many of the sample the network labels rightly."""
+    assert subject.labels is not None
+    with evaluating(subject.module):
+        scores = torch.cat(
+            [subject.forward(part) for part in subject.inputs.split(subject.batch_size)]
+        )
+    labels = subject.labels.to(scores.device)
+    right = scores.argmax(1) == labels
+    share = right.double().mean().item()
+    low, high = wilson(int(right.sum()), len(right))
+    chance = labels.bincount().max().item() / len(labels)
+    return Section(
+        title="Accuracy",
+        summary=f"The network labels {share:.1%} of {len(labels)} examples rightly "
+        f"(95 % interval {low:.1%} to {high:.1%}); always the most frequent label would be right "
+        f"on {chance:.1%}.",
+        findings=_findings(share, high, chance),
+        tables=(_table(subject, right.cpu(), labels.cpu()),),
+        figures={"accuracy": share, "accuracy(low)": low, "accuracy(high)": high},
+        notes=("Wilson's interval; the sample is drawn at random from the data given.",),
+    )
+
+
+def _findings(share: float, high: float, chance: float) -> tuple[Finding, ...]:
+    """Warn of a network that does no better than chance."""
+    if high > max(2 * chance, chance + 0.05):
+        return ()
+    return (
+        Finding(
+            name="accuracy",
+            value=share,
+            sentence=f"The network is right on {share:.1%} of the sample, hardly more than chance "
+            f"({chance:.1%}): what follows describes a network that does not work on this data.",
+            yardstick=f"the most frequent label: {chance:.1%}",
+            remedy="Check that the weights are loaded, that inputs are normalised as in training "
+            "(--mean, --std) and that labels are numbered as in training.",
+            code="merkhet audit MODEL --weights model.safetensors --data DATA --mean M --std S",
+            weight=1.0,
+        ),
+    )
+
+
+def _table(subject: Subject, right: torch.Tensor, labels: torch.Tensor) -> Table:
+    """Return the accuracy of each class, worst first, ten at most."""
+    rows = []
+    for label in labels.unique().tolist():
+        hits = right[labels == label]
+        name = subject.classes[label] if label < len(subject.classes) else str(label)
+        rows.append((hits.double().mean().item(), name, len(hits)))
+    shown = sorted(rows)[:10]
+    return Table(
+        "Accuracy by class, worst first" + (f" (10 of {len(rows)})" if len(rows) > 10 else ""),
+        ("class", "accuracy", "examples"),
+        tuple((name, f"{share:.0%}", str(size)) for share, name, size in shown),
+    )

@@ -1,0 +1,196 @@
+"""The check of costs: counted by operation, measured by module."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from merkhet.core.costs import Cost, Costs, costs
+from merkhet.core.latency import Latency, latency
+from merkhet.report import Finding, Picture, Section, Subject, Table
+from merkhet.report.figures import COLOURS, figure, to_svg
+
+SHOWN = 12  # rows of the table and bars of the figure
+LATENCY_BATCH = 8
+MOST_SECONDS = 5.0  # measuring longer does not change a median
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def cost(subject: Subject, seconds: float) -> Section:
+    """Count and measure what each module costs."""
+    counted = costs(subject.network)
+    batch = subject.preprocess(subject.inputs[:LATENCY_BATCH])
+    timed = latency(subject.module, batch, seconds=min(seconds / 2, MOST_SECONDS))
+    modules = _largest(counted, timed)
+    return Section(
+        title="Cost",
+        summary=_summary(counted, timed, len(batch)),
+        findings=tuple(
+            found
+            for found in (_unused(counted), _norms(subject, timed), _heaviest(counted, timed))
+            if found
+        ),
+        tables=(_table(modules, timed, len(batch)),),
+        pictures=(_picture(modules, counted, timed),) if modules else (),
+        figures={
+            "cost(parameters)": counted.parameters,
+            "cost(multiply_adds)": counted.multiply_adds,
+            "cost(activation_bytes)": counted.activation_bytes,
+            "cost(peak_bytes)": counted.peak_bytes,
+            "cost(latency_ms)": 1000 * timed.total,
+        },
+        notes=_notes(subject, counted, timed, len(batch)),
+    )
+
+
+def count(value: float) -> str:
+    """Return a number with a unit prefix: 1234567 as "1.23 M"."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def _summary(counted: Costs, timed: Latency, batch: int) -> str:
+    """Say the totals in words."""
+    return (
+        f"One example takes {count(counted.multiply_adds)} multiply-adds with "
+        f"{count(counted.parameters)} parameters; its activations fill "
+        f"{count(counted.activation_bytes)}B, {count(counted.peak_bytes)}B of them at once in "
+        f"inference. A batch of {batch} takes {1000 * timed.total:.2f} ms here."
+    )
+
+
+def _largest(counted: Costs, timed: Latency) -> dict[str, Cost]:
+    """Return the modules with the largest part of any cost, in the order they run."""
+    modules = {path: found for path, found in counted.by_module().items() if path}
+    scores = {path: max(_shares(found, path, counted, timed)) for path, found in modules.items()}
+    kept = sorted(scores, key=lambda path: -scores[path])[:SHOWN]
+    return {path: found for path, found in modules.items() if path in kept}
+
+
+def _shares(found: Cost, path: str, counted: Costs, timed: Latency) -> tuple[float, float, float]:
+    """Return a module's share of parameters, multiply-adds and measured time."""
+    return (
+        found.parameters / max(counted.parameters, 1),
+        (found.multiply_adds or 0) / max(counted.multiply_adds, 1),
+        timed.modules.get(path, 0.0) / max(sum(timed.modules.values()), 1e-12),
+    )
+
+
+def _table(modules: dict[str, Cost], timed: Latency, batch: int) -> Table:
+    """Return the costs of the largest modules."""
+    rows = tuple(
+        (
+            path,
+            found.node.module,
+            count(found.parameters),
+            count(found.multiply_adds or 0),
+            f"{count(found.activation_bytes)}B",
+            f"{1000 * timed.modules[path]:.3f} ms" if path in timed.modules else "not measured",
+        )
+        for path, found in modules.items()
+    )
+    columns = ("module", "kind", "parameters", "multiply-adds", "activations", "time")
+    return Table(f"Costs of one example; time of a batch of {batch}", columns, rows)
+
+
+def _picture(modules: dict[str, Cost], counted: Costs, timed: Latency) -> Picture:
+    """Draw each module's shares as bars."""
+    made, (axis,) = figure(width=7.0, height=0.9 + 0.42 * len(modules))
+    names = ("parameters", "multiply-adds", "measured time")
+    shares = [_shares(found, path, counted, timed) for path, found in modules.items()]
+    for kind, name in enumerate(names):
+        axis.barh(
+            [place + 0.26 * (kind - 1) for place in range(len(modules))],
+            [share[kind] for share in shares],
+            height=0.24,
+            color=COLOURS[kind],
+            label=name,
+        )
+    axis.set_yticks(range(len(modules)), list(modules))
+    axis.invert_yaxis()
+    axis.set_xlabel("share of the whole network's")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.legend(frameon=False, loc="best")
+    return Picture("Where the parameters, the arithmetic and the time are", to_svg(made))
+
+
+def _unused(counted: Costs) -> Finding | None:
+    """Find parameters that the forward pass never uses."""
+    if not counted.unused or counted.network.source != "export":
+        return None
+    size = sum(counted.network.parameters[name].numel() for name in counted.unused)
+    share = size / (size + counted.parameters)
+    return Finding(
+        name="cost(unused_parameters)",
+        value=float(size),
+        sentence=f"{count(size)} parameters ({share:.0%}) are never used by the forward pass: "
+        f"{', '.join(counted.unused[:3])}{' and others' if len(counted.unused) > 3 else ''}.",
+        yardstick="a network that uses all it stores: 0",
+        remedy="Delete them, or wire them in; they are stored, sent to the device and decayed "
+        "for nothing.",
+        code=f"del module.{counted.unused[0].rpartition('.')[0] or counted.unused[0]}",
+        weight=min(0.9, 0.3 + share),
+    )
+
+
+def _norms(subject: Subject, timed: Latency) -> Finding | None:
+    """Find time spent in batch norms that could be folded into convolutions."""
+    parts = dict(subject.module.named_modules())
+    norms = [path for path in timed.modules if isinstance(parts.get(path), NORMS)]
+    share = sum(timed.modules[path] for path in norms) / max(sum(timed.modules.values()), 1e-12)
+    if not norms or share < 0.05:
+        return None
+    return Finding(
+        name="cost(batch_norm_time)",
+        value=share,
+        sentence=f"Batch norms take {share:.0%} of the measured time and add nothing in "
+        "inference that the layer before could not hold.",
+        yardstick="folded into the layer before: 0",
+        remedy="For inference, fold each batch norm into its convolution.",
+        code="conv = torch.nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), norm.eval())",
+        weight=min(0.6, share),
+    )
+
+
+def _heaviest(counted: Costs, timed: Latency) -> Finding | None:
+    """Find the module with most of the measured time."""
+    whole = sum(timed.modules.values())
+    if not whole:
+        return None
+    path = max(timed.modules, key=lambda key: timed.modules[key])
+    share = timed.modules[path] / whole
+    modules = counted.by_module()
+    work = (modules[path].multiply_adds or 0) if path in modules else 0.0
+    part = work / max(counted.multiply_adds, 1)
+    slow = share > 2 * part and share > 0.2
+    return Finding(
+        name=f"cost(time,{path})",
+        value=share,
+        sentence=f"{path} takes {share:.0%} of the measured time with {part:.0%} of the "
+        "multiply-adds.",
+        yardstick=f"an equal part for each of {len(timed.modules)} modules: "
+        f"{1 / len(timed.modules):.0%}",
+        remedy="It waits for memory rather than computes: fuse it with its neighbours."
+        if slow
+        else "Start here when the network is to be faster.",
+        code="module = torch.compile(module)",
+        weight=min(0.5, share / 2 + (0.2 if slow else 0.0)),
+    )
+
+
+def _notes(subject: Subject, counted: Costs, timed: Latency, batch: int) -> tuple[str, ...]:
+    """Say how the costs were found and what they leave out."""
+    notes = [
+        f"Time: median of {timed.repeats} passes of a batch of {batch}; half of them lie between "
+        f"{1000 * timed.low:.2f} and {1000 * timed.high:.2f} ms. Modules are timed in passes of "
+        "their own, with hooks.",
+        "Multiply-adds count convolutions, matrix products, attention and recurrences; a "
+        "floating-point operation is half of one. Activations count every result that is not a "
+        "view.",
+    ]
+    if counted.unknown:
+        ops = sorted({node.op for node in counted.unknown})
+        notes.append(f"Not counted, since no rule covers them: {', '.join(ops)}.")
+    notes.extend(subject.network.caveats())
+    return tuple(notes)

@@ -1,0 +1,103 @@
+"""From what the user gives to what the checks get: a network, its graph, a sample of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from merkhet import data as datasets
+from merkhet.core.errors import InputError
+from merkhet.core.graph import trace
+from merkhet.core.graph.trace import evaluating
+from merkhet.core.outputs import main_tensor
+from merkhet.data import Pictures
+from merkhet.report import Subject
+
+Inputs = str | Path | Pictures | Tensor | tuple[Tensor, Tensor]
+TRACED_BATCH = 2
+
+
+def make_subject(
+    module: nn.Module,
+    data: Inputs,
+    *,
+    name: str | None = None,
+    preprocess: Callable[[Any], Any] | None = None,
+    samples: int = 256,
+    seed: int = 0,
+) -> Subject:
+    """Return the subject of an audit, having made sure that the network runs on its inputs.
+
+    Args:
+        module: The network.
+        data: As in `merkhet.audit.audit`.
+        name: What the report calls the network.
+        preprocess: Maps inputs to what the network expects.
+        samples: Inputs to draw.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: No inputs, inputs with NaN, a network that does not run on them or
+            returns NaN for them.
+    """
+    if samples < 2:
+        raise InputError(f"an audit needs at least 2 samples, not {samples}")
+    inputs, labels, classes, title = _sample(data, samples, seed)
+    where = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    inputs = inputs.to(where)
+    prepare = preprocess or _unchanged
+    batch = prepare(inputs[:TRACED_BATCH])
+    network = trace(module, batch)
+    with evaluating(module):
+        output = main_tensor(module(batch))
+    _refuse_nan(output, "the network returns NaN or infinity for ordinary inputs")
+    return Subject(
+        module=module,
+        network=network,
+        name=name or type(module).__name__,
+        inputs=inputs,
+        labels=labels,
+        classes=classes,
+        data=title,
+        preprocess=prepare,
+        seed=seed,
+    )
+
+
+def _sample(
+    data: Inputs, samples: int, seed: int
+) -> tuple[Tensor, Tensor | None, tuple[str, ...], str]:
+    """Return inputs, labels, class names and a title, drawn from whatever was given."""
+    if isinstance(data, str | Path):
+        data = datasets.load(data, split="test", limit=samples, seed=seed)
+    if isinstance(data, Pictures):
+        drawn = data.sample(min(samples, len(data)), seed)
+        title = f"{data.name}, {data.split}" if data.split else data.name
+        return drawn.floats(), drawn.labels, drawn.classes, title
+    inputs, labels = data if isinstance(data, tuple) else (data, None)
+    if inputs.dim() == 0 or len(inputs) < 2:
+        raise InputError(f"an audit needs at least 2 inputs, not {tuple(inputs.shape)}")
+    _refuse_nan(inputs, "the inputs hold NaN or infinity")
+    if labels is not None and len(labels) != len(inputs):
+        raise InputError(f"{len(inputs)} inputs but {len(labels)} labels: give one for each")
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:samples]
+    kept = None if labels is None else labels[order.to(labels.device)]
+    return inputs[order.to(inputs.device)], kept, (), "tensor"
+
+
+def _refuse_nan(values: Tensor, message: str) -> None:
+    """Raise an error that names the first example with a value that is not finite."""
+    if not values.is_floating_point():
+        return
+    bad = (~values.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise InputError(f"{message} (first in example {int(bad[0])})")
+
+
+def _unchanged(inputs: Any) -> Any:
+    """Return inputs as they are."""
+    return inputs

@@ -1,0 +1,165 @@
+"""MODEL on the command line: code that builds a network, a Hugging Face folder, or a run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from merkhet import models
+from merkhet.core.errors import InputError, choose
+
+HOW = (
+    "give package.module:callable, file.py:callable, a Hugging Face folder (with config.json) "
+    "or a run of merkhet (with run.json)"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network that the command line named.
+
+    Attributes:
+        module: The network, in evaluation mode.
+        name: What to call it.
+        normalise: Mean and standard deviation by channel that its inputs are to be
+            normalised with, where its folder says so.
+        data: The data it was trained on, where its folder says so.
+    """
+
+    module: nn.Module
+    name: str
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    data: str | None = None
+
+
+def find_target(
+    text: str, *, weights: Path | None = None, arguments: dict[str, Any] | None = None
+) -> Target:
+    """Return the network that `text` names.
+
+    Args:
+        text: MODEL on the command line.
+        weights: A safetensors file to load into a network that code builds.
+        arguments: Keyword arguments for the callable.
+
+    Raises:
+        InputError: There is no such network, or it cannot be built; says what to give.
+    """
+    folder = Path(text)
+    if folder.is_dir():
+        if weights or arguments:
+            raise InputError("--weights and --arguments go with package.module:callable alone")
+        return _from_folder(folder)
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name:
+        raise InputError(f"no network at {text!r}: {HOW}")
+    module = _build(_import(place), place, name, arguments or {})
+    if weights:
+        models.load_weights(module, weights)
+    return Target(module.eval(), name)
+
+
+def normaliser(
+    mean: tuple[float, ...], std: tuple[float, ...], channels: int
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that normalises pictures (batch, channels, height, width) by channel.
+
+    Raises:
+        InputError: The numbers are not one, or one for each channel, or a deviation is zero.
+    """
+    for values, what in ((mean, "--mean"), (std, "--std")):
+        if len(values) not in (1, channels):
+            raise InputError(f"{what} has {len(values)} numbers for {channels} channels")
+    if any(value <= 0 for value in std):
+        raise InputError(f"--std must be positive, not {', '.join(map(str, std))}")
+    shift = torch.tensor(mean).reshape(-1, 1, 1)
+    scale = torch.tensor(std).reshape(-1, 1, 1)
+    return lambda inputs: (inputs - shift.to(inputs)) / scale.to(inputs)
+
+
+def _from_folder(folder: Path) -> Target:
+    """Return the network that a run or a Hugging Face folder holds."""
+    if (folder / "run.json").exists():
+        return _from_run(folder)
+    if (folder / "config.json").exists():
+        module = models.from_pretrained(folder)
+        return Target(module.eval(), folder.resolve().name, _hf_normalisation(folder))
+    raise InputError(f"{folder} holds neither run.json nor config.json: {HOW}")
+
+
+def _from_run(folder: Path) -> Target:
+    """Return the network that a run of merkhet left."""
+    try:
+        spec = json.loads((folder / "run.json").read_text(encoding="utf-8"))["spec"]
+        built = models.Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'run.json'} does not say how to build its network: {error}"
+        ) from error
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise InputError(f"{folder} has no model.safetensors: let the run finish first")
+    models.load_weights(built, weights)
+    return Target(built.eval(), spec["model"]["name"], data=spec.get("data"))
+
+
+def _hf_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the normalisation that a Hugging Face folder asks for, if any."""
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not config.get("do_normalize") or "image_mean" not in config:
+        return None
+    return tuple(config["image_mean"]), tuple(config["image_std"])
+
+
+def _import(place: str) -> Any:
+    """Import a module by its name, from the working folder too, or a file by its path."""
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise InputError(f"no file {place}: {HOW}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        sys.path.insert(0, str(path.resolve().parent))
+        spec.loader.exec_module(module)
+        return module
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name and (place == error.name or place.startswith(f"{error.name}.")):
+            raise InputError(f"no module {place!r} here or installed: {HOW}") from error
+        raise InputError(f"{place} needs {error.name}, which is not installed") from error
+
+
+def _build(found: Any, place: str, name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Return the network that a name in a module is, or that calling it returns."""
+    names = [key for key, value in vars(found).items() if callable(value) and key[0] != "_"]
+    if not hasattr(found, name):
+        choose(f"callable in {place}:", name, names)
+    built = getattr(found, name)
+    if not isinstance(built, nn.Module):
+        try:
+            built = built(**arguments)
+        except TypeError as error:
+            raise InputError(
+                f"{place}:{name} cannot be called so: {error}; "
+                """give its arguments as JSON, as in --arguments '{"classes": 10}'"""
+            ) from error
+    if not isinstance(built, nn.Module):
+        raise InputError(f"{place}:{name} gives a {type(built).__name__}, not a torch.nn.Module")
+    return built

@@ -1,0 +1,98 @@
+"""Multiply-adds of every operation that multiplies weights or activations with each other.
+
+A multiply-add is one multiplication with the addition that follows it, so that a matrix
+product of (m, k) with (k, n) costs m k n. Floating-point operations are twice as many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from merkhet.core.graph import Network, Node, Ref, Rule
+from merkhet.core.graph.kinds import KINDS
+
+Counter = Callable[[Network, Node], int]
+
+# Families of operations that compute without such products: they count as zero, as in the
+# field's tables. Their results show in activation memory.
+PRODUCT_FREE = (
+    *("input", "constant", "shape", "activation", "softmax", "pooling", "embedding", "reduction"),
+    *("arithmetic", "copy", "resampling", "dropout", "normalisation", "comparison"),
+)
+
+
+def counting_rules(network: Network) -> dict[str, Rule]:
+    """Return rules for `core.graph.read` that count the multiply-adds of the whole batch."""
+    free: dict[str, Rule] = {op: _zero for kind in PRODUCT_FREE for op in KINDS[kind]}
+    return {**free, **{op: _rule(count, network) for op, count in COUNTERS.items()}}
+
+
+def argument_shape(network: Network, node: Node, name: str) -> tuple[int, ...]:
+    """Return the shape of an argument, be it another node's result or a parameter."""
+    if name in node.parameters:
+        return tuple(network.tensors[node.parameters[name]].shape)
+    value = node.arguments[name]
+    assert isinstance(value, Ref), f"{node.op} got {value!r} as its {name}"
+    return network.node(value.name).shape
+
+
+def _zero(_node: Node, _states: tuple[Any, ...]) -> int:
+    return 0
+
+
+def _rule(count: Counter, network: Network) -> Rule:
+    """Return a count as a rule of a reading."""
+    return lambda node, states: count(network, node)
+
+
+def _convolution(network: Network, node: Node) -> int:
+    """Each output entry sums over the input channels of its group and the kernel."""
+    return node.size * math.prod(argument_shape(network, node, "weight")[1:])
+
+
+def _transposed_convolution(network: Network, node: Node) -> int:
+    """Each input entry is spread over the output channels of its group and the kernel."""
+    spread = math.prod(argument_shape(network, node, "weight")[1:])
+    return math.prod(argument_shape(network, node, "input")) * spread
+
+
+def _product(network: Network, node: Node, left: str) -> int:
+    """Each output entry sums over the last dimension of the left factor."""
+    return node.size * argument_shape(network, node, left)[-1]
+
+
+def _bilinear(network: Network, node: Node) -> int:
+    """Each output entry sums over pairs of input features."""
+    return node.size * math.prod(argument_shape(network, node, "weight")[1:])
+
+
+def _attention(network: Network, node: Node) -> int:
+    """Scores, then their product with the values; a causal mask saves nothing here."""
+    *lead, length, width = argument_shape(network, node, "query")
+    positions = argument_shape(network, node, "key")[-2]
+    value_width = argument_shape(network, node, "value")[-1]
+    return math.prod(lead) * length * positions * (width + value_width)
+
+
+def _recurrence(network: Network, node: Node) -> int:
+    """Each weight matrix is used once for every step of every example."""
+    *steps, _ = argument_shape(network, node, "input")
+    shapes = [network.tensors[name].shape for name in node.parameters.values()]
+    return math.prod(steps) * sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+
+
+COUNTERS: dict[str, Counter] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
+    **{f"conv_transpose{n}d": _transposed_convolution for n in (1, 2, 3)},
+    **dict.fromkeys(
+        ("linear", "matmul", "mm", "bmm", "dot", "mv"), partial(_product, left="input")
+    ),
+    "addmm": partial(_product, left="mat1"),
+    "baddbmm": partial(_product, left="batch1"),
+    "bilinear": _bilinear,
+    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrence),
+}

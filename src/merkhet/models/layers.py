@@ -1,0 +1,179 @@
+"""What the networks share: norms, activations, initialisation, checks of what a user gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from merkhet.core.errors import InputError, choose
+
+GROUPS = 32  # Wu & He, "Group normalization", ECCV 2018, section 3
+
+
+def _group_norm(channels: int) -> nn.Module:
+    """Return group norm in 32 groups, or in as many as divide both 32 and `channels`."""
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+
+
+def _no_norm(channels: int) -> nn.Module:
+    """Return the identity, whatever the number of channels."""
+    return nn.Identity()
+
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": _group_norm,
+    "none": _no_norm,
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+_POOLS: dict[str, Callable[[int], nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+
+
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """Return a norm over pictures of `channels` channels.
+
+    Args:
+        kind: "batch", "group" (32 groups where they divide the channels) or "none".
+        channels: Channels of the pictures.
+    """
+    return _NORMS[choose("norm", kind, _NORMS)](channels)
+
+
+def activation_layer(kind: str) -> nn.Module:
+    """Return a fresh activation: "relu" or "gelu" (never in place, so that hooks see it)."""
+    return _ACTIVATIONS[choose("activation", kind, _ACTIVATIONS)]()
+
+
+def pool_layer(kind: str) -> nn.Module:
+    """Return a pooling that halves height and width: "max" or "average"."""
+    return _POOLS[choose("pooling", kind, _POOLS)](2)
+
+
+def convolution(
+    in_channels: int, out_channels: int, size: int, *, stride: int = 1, norm: str
+) -> nn.Conv2d:
+    """Return a convolution that keeps the picture's size over stride.
+
+    It has a bias only without a norm: before a norm, a bias is subtracted again.
+    """
+    return nn.Conv2d(
+        in_channels, out_channels, size, stride, padding=size // 2, bias=norm == "none"
+    )
+
+
+def convolution_block(
+    in_channels: int, out_channels: int, *, norm: str, activation: str
+) -> list[nn.Module]:
+    """Return convolution 3x3, norm and activation, in this order."""
+    return [
+        convolution(in_channels, out_channels, 3, norm=norm),
+        norm_layer(norm, out_channels),
+        activation_layer(activation),
+    ]
+
+
+def allocate(network: nn.Module) -> None:
+    """Give a network that was built on the meta device memory on torch's default device.
+
+    torch's layers draw their first weights from the global generator. Built under
+    `torch.device("meta")` they draw nothing; `network.reset_parameters` fills them after.
+    """
+    network.to_empty(device=torch.get_default_device())
+
+
+def as_generator(seed: int | torch.Generator) -> torch.Generator:
+    """Return `seed` if it is a generator, else a new one on the CPU with that seed.
+
+    Raises:
+        InputError: `seed` is neither an integer nor a generator.
+    """
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed {seed!r}: give an integer or a torch.Generator")
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def draw_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
+    """Fill `parameter` with normal numbers of mean 0 and standard deviation `std`.
+
+    They are drawn in float32 on the generator's device, so that a seed gives the same
+    network on every device and, up to rounding, in every dtype.
+    """
+    noise = torch.randn(
+        parameter.shape, generator=generator, device=generator.device, dtype=torch.float32
+    )
+    parameter.copy_(noise.mul_(std))
+
+
+@torch.no_grad()
+def he_initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Initialise convolutions, linear layers and norms so that signals keep their size.
+
+    Convolutions: normal of variance 2/fan-in (He et al., "Delving deep into rectifiers",
+    ICCV 2015, section 2.2), for GELU as for ReLU. Linear layers, which nothing rectifies
+    here: variance 1/fan-in. Biases: 0. Norms: scale 1, shift 0, fresh statistics.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            gain = 2.0 if isinstance(module, nn.Conv2d) else 1.0
+            draw_normal(module.weight, math.sqrt(gain / module.weight[0].numel()), generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            module.reset_parameters()
+
+
+def check_counts(**counts: object) -> None:
+    """Check that each named argument is a whole number of at least 1.
+
+    Raises:
+        InputError: One is not; the message names it.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} = {value!r}: give a whole number of at least 1")
+
+
+def check_positive(**numbers: object) -> None:
+    """Check that each named argument is a finite number above 0.
+
+    Raises:
+        InputError: One is not; the message names it.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"{name} = {value!r}: give a positive number")
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return `width` times `channels`, rounded, at least 1.
+
+    Raises:
+        InputError: `width` is not a positive number.
+    """
+    check_positive(width=width)
+    return max(1, round(width * channels))
+
+
+def check_pictures(pictures: Tensor, channels: int, smallest: int = 1) -> None:
+    """Check that `pictures` is (batch, channels, height, width), no side below `smallest`.
+
+    Raises:
+        InputError: It is not; the message gives the shape wanted and the shape given.
+    """
+    shape = pictures.shape
+    if len(shape) != 4 or shape[1] != channels:
+        raise InputError(
+            f"this network takes pictures of shape (batch, {channels}, height, width),"
+            f" not {tuple(shape)}"
+        )
+    if shape[2] < smallest or shape[3] < smallest:
+        raise InputError(
+            f"pictures of {shape[2]}x{shape[3]} are too small for this network:"
+            f" give {smallest}x{smallest} or larger"
+        )

@@ -1,0 +1,150 @@
+"""A network's weights in a safetensors file, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from merkhet.core.errors import InputError
+from merkhet.core.files import atomic_file
+
+SUFFIX = ".safetensors"
+SHOWN = 3
+
+
+def save_weights(module: nn.Module, path: Path | str) -> None:
+    """Write the parameters and buffers of `module` to `path`, whole or not at all.
+
+    A tensor that has several names in the network (a tied embedding) is written once,
+    under the first of them; `load_weights` gives it back under all.
+
+    Args:
+        module: Any network whose state is made of tensors, with memory behind them.
+        path: A file that ends in ".safetensors".
+
+    Raises:
+        InputError: The path ends otherwise, or the state is not made of such tensors.
+    """
+    from safetensors.torch import save_file
+
+    _check_suffix(path)
+    first_names = _first_names(_state(module))
+    storages: set[int] = set()
+    tensors = {}
+    for name, tensor in _state(module).items():
+        if first_names[name] == name:
+            tensors[name] = _apart(tensor.detach().contiguous(), storages)
+    with atomic_file(path) as aside:
+        # The format is what transformers asks of a file before it reads it.
+        save_file(tensors, str(aside), metadata={"format": "pt"})
+
+
+def load_weights(module: nn.Module, path: Path | str) -> None:
+    """Copy the weights in `path` into `module`, in the dtype and on the device it has.
+
+    Every tensor of the module must be there in its shape, and nothing else; of a tied
+    tensor, one of its names is enough.
+
+    Args:
+        module: The network, as it was when the file was written.
+        path: A file that ends in ".safetensors".
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The file is damaged, or its tensors are not the module's; the message
+            names the first few that are missing, unexpected or of another shape.
+    """
+    wanted = _state(module)
+    stored = _read(path)
+    first_names = _first_names(wanted)
+    by_first = {first_names[name]: tensor for name, tensor in stored.items() if name in wanted}
+    filled = {name: by_first[first] for name, first in first_names.items() if first in by_first}
+    faults = [
+        *_listed("missing", [name for name in wanted if name not in filled]),
+        *_listed("unexpected", [name for name in stored if name not in wanted]),
+        *_listed("of another shape", _misshapen(wanted, filled)),
+        *_listed("tied in the network but not in the file", _untied(stored, filled)),
+    ]
+    if faults:
+        raise InputError(f"{path} does not fit {type(module).__name__}: {'; '.join(faults)}")
+    module.load_state_dict(filled)
+
+
+def _check_suffix(path: Path | str) -> None:
+    """Check that `path` is named as a safetensors file."""
+    if Path(path).suffix != SUFFIX:
+        raise InputError(f"{path}: weights are kept as safetensors, so name a file *{SUFFIX}")
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the module's parameters and buffers by name."""
+    state = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.is_meta:
+            raise InputError(
+                f"{name} of {type(module).__name__} holds no tensor with memory:"
+                " only such a state goes to and from a safetensors file"
+            )
+    return dict(state)
+
+
+def _first_names(state: dict[str, Tensor]) -> dict[str, str]:
+    """Return for each name the first name of the same tensor."""
+    first: dict[object, str] = {}
+    names = {}
+    for name, tensor in state.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        # An empty tensor has no place of its own that would tell it from another.
+        names[name] = first.setdefault(place, name) if tensor.numel() else name
+    return names
+
+
+def _apart(tensor: Tensor, storages: set[int]) -> Tensor:
+    """Return `tensor`, copied if another tensor of the file lies in the same memory."""
+    place = tensor.untyped_storage().data_ptr()
+    if place in storages:
+        return tensor.clone()
+    storages.add(place)
+    return tensor
+
+
+def _read(path: Path | str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _check_suffix(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(str(path))
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+    return tensors
+
+
+def _misshapen(wanted: dict[str, Tensor], filled: dict[str, Tensor]) -> list[str]:
+    """Describe the tensors whose shape in the file is not the network's."""
+    return [
+        f"{name} is {tuple(tensor.shape)} in the file and {tuple(wanted[name].shape)} here"
+        for name, tensor in filled.items()
+        if tensor.shape != wanted[name].shape
+    ]
+
+
+def _untied(stored: dict[str, Tensor], filled: dict[str, Tensor]) -> list[str]:
+    """Return the names whose value in the file differs from that of a tensor they are tied to."""
+    return [
+        name
+        for name, tensor in stored.items()
+        if name in filled and tensor is not filled[name] and not torch.equal(tensor, filled[name])
+    ]
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    """Return one phrase on the first few of `names`, or nothing."""
+    if not names:
+        return []
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"{what}: {', '.join(names[:SHOWN])}{more}"]

@@ -1,0 +1,85 @@
+"""Every exported nn.Module keeps a module's promises."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+import packages as house
+
+# How to make each exported module, and an input for it: a new module is added here, or the
+# test below says so.
+CASES = {
+    "models.SmallCNN": ({"widths": (4, 8)}, torch.rand(2, 1, 12, 12)),
+    "models.VGG11": ({"width": 0.125}, torch.rand(2, 3, 32, 32)),
+    "models.ResNet18": ({"width": 0.125}, torch.rand(2, 3, 32, 32)),
+    "models.Transformer": ({"vocab_size": 11, "dim": 16, "layers": 1}, torch.arange(8)[None]),
+}
+FOUND = {
+    f"{package}.{name}": found
+    for package, name, found in house.public()
+    if isinstance(found, type) and issubclass(found, nn.Module)
+}
+
+
+def test_every_exported_module_has_a_case() -> None:
+    assert set(CASES) == set(FOUND)
+
+
+def made(name: str) -> tuple[nn.Module, torch.Tensor]:
+    arguments, example = CASES[name]
+    return FOUND[name](**arguments).eval(), example
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_copies_and_states_give_the_same_result(name: str) -> None:
+    module, example = made(name)
+    result = module(example)
+    assert torch.equal(copy.deepcopy(module)(example), result)
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    buffer.seek(0)
+    fresh, _ = made(name)
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.zero_()
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(fresh(example), result)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_data_type_moves_with_the_module(name: str) -> None:
+    module, example = made(name)
+    double = module.double()
+    given = example.double() if example.is_floating_point() else example
+    assert double(given).dtype == torch.float64
+    assert all(p.dtype == torch.float64 for p in double.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_building_leaves_the_global_generator_alone_and_is_the_same_twice(name: str) -> None:
+    before = torch.get_rng_state()
+    (one, example), (other, _) = made(name), made(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one(example), other(example))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_reach_every_parameter(name: str) -> None:
+    module, example = made(name)
+    module(example).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_exports(name: str) -> None:
+    module, example = made(name)
+    program = torch.export.export(module, (example,), strict=False)
+    assert torch.allclose(program.module()(example), module(example), atol=1e-5)

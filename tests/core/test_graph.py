@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from merkhet.core.errors import InputError
+from merkhet.core.graph import Unknown, read, trace
+
+sys.path.insert(0, str(Path(__file__).parent))
+import networks
+
+EXPORTED = [name for name in networks.CASES if name != "data-dependent"]
+
+
+@pytest.mark.parametrize("name", networks.CASES)
+def test_shapes_end_where_the_network_does(name: str) -> None:
+    module, example = networks.make(name)
+    network = trace(module, example)
+    result = module(example)
+    first = result[0] if isinstance(result, tuple) else result
+    last = network.node(next(iter(network.outputs.values())))
+    assert last.shape == tuple(first.shape)
+    assert network.inputs[0].shape == tuple(example.shape)
+
+
+@pytest.mark.parametrize("name", networks.CASES)
+def test_nodes_come_after_what_they_take_from(name: str) -> None:
+    seen: set[str] = set()
+    for node in trace(*networks.make(name)).nodes:
+        assert set(node.inputs) <= seen
+        assert node.name not in seen
+        seen.add(node.name)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_parameter_is_used_and_every_path_exists(name: str) -> None:
+    module, example = networks.make(name)
+    network = trace(module, example)
+    assert network.source == "export"
+    used = {stored for node in network.nodes for stored in node.parameters.values()}
+    assert {stored for stored, _ in module.named_parameters()} <= used
+    assert {node.path for node in network.nodes} <= {
+        path for path, _ in module.named_modules(remove_duplicate=False)
+    }
+    for stored, tensor in network.tensors.items():
+        owner, _, leaf = stored.rpartition(".")
+        assert getattr(module.get_submodule(owner), leaf) is tensor
+
+
+def test_arguments_carry_schema_names_and_defaults() -> None:
+    network = trace(*networks.make("residual"))
+    first, second = (node for node in network.nodes if node.op == "conv2d")
+    assert first.path == "first"
+    assert first.module == "Conv2d"
+    assert first.arguments["stride"] == [2, 2]
+    assert first.arguments["dilation"] == [1, 1]
+    assert second.arguments["groups"] == 2
+    assert dict(first.parameters) == {"weight": "first.weight", "bias": "first.bias"}
+    added = [node for node in network.nodes if node.parameters.get("other") == "position"]
+    assert len(added) == 1
+    assert added[0].op == "add"
+
+
+def test_a_module_called_twice_has_two_calls_and_shared_modules_one_name() -> None:
+    network = trace(*networks.make("twice"))
+    calls = [(node.path, node.call) for node in network.nodes if node.path == "body.0"]
+    assert calls == [("body.0", 0), ("body.0", 1)]
+    shared = [node for node in network.nodes if node.parameters.get("weight") == "one.weight"]
+    assert [node.path for node in shared] == ["one", "other"]
+    assert "other.weight" not in network.parameters
+
+
+def test_writes_in_place_are_seen_by_what_follows() -> None:
+    """Run the graph by hand: only a graph that respects the writes gives the network's result."""
+    module, example = networks.make("in place")
+    network = trace(module, example)
+
+    def call(node, given):
+        values = dict(zip(node.inputs, given, strict=True))
+        args = {
+            key: values[value.name] if hasattr(value, "name") else value
+            for key, value in node.arguments.items()
+        }
+        args |= {key: network.tensors[name] for key, name in node.parameters.items()}
+        if node.op == "linear":
+            return nn.functional.linear(args["input"], args["weight"], args["bias"])
+        if node.op == "slice":
+            return torch.ops.aten.slice(args["input"], args["dim"], args["start"], args["end"])
+        if node.op == "slice_scatter":
+            places = (args["dim"], args["start"], args["end"])
+            return torch.ops.aten.slice_scatter(args["input"], args["src"], *places)
+        return {
+            "relu": lambda: args["input"].relu(),
+            "add": lambda: args["input"] + args["other"],
+            "mul": lambda: args["input"] * args["other"],
+        }[node.op]()
+
+    rules = dict.fromkeys(("linear", "slice", "slice_scatter", "relu", "add", "mul"), call)
+    result = read(network, rules, example).output
+    assert torch.equal(result, module(example))
+
+
+@pytest.mark.parametrize("name", networks.CASES)
+def test_the_module_is_left_as_found(name: str) -> None:
+    module, example = networks.make(name)
+    module.train()
+    next(module.children(), module).eval()
+    before = [part.training for part in module.modules()]
+    state = copy.deepcopy(module.state_dict())
+    trace(module, example)
+    assert [part.training for part in module.modules()] == before
+    assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_what_export_cannot_follow_is_seen_by_hooks_and_says_so() -> None:
+    network = trace(*networks.make("data-dependent"))
+    assert network.source == "hooks"
+    assert network.reason
+    assert "hooks only" in str(network)
+    ops = [node.op for node in network.nodes]
+    assert ops == ["input", "linear", "relu", "untraced", "linear"]
+    assert network.node("last_0").inputs == (ops[3] + "_3",)
+
+
+def test_hooks_follow_a_view() -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 6), nn.Linear(3, 2)
+
+        def forward(self, x):
+            y = self.layer(x)
+            assert bool(y.isfinite().all())
+            return self.last(y.view(-1, 3))
+
+    network = trace(Viewed(), torch.ones(2, 4))
+    assert network.source == "hooks"
+    assert [node.op for node in network.nodes] == ["input", "linear", "view", "linear"]
+
+
+def test_reading_carries_states_and_stops_at_the_unknown() -> None:
+    network = trace(*networks.make("perceptron"))
+    depth = {"linear": lambda node, given: given[0] + 1, "relu": lambda node, given: given[0]}
+    assert read(network, depth, 0).output == 2
+    del depth["relu"]
+    reading = read(network, depth, 0)
+    assert isinstance(reading.output, Unknown)
+    assert [unknown.op for unknown in reading.unknown] == ["relu"]
+    assert reading.unknown[0].path == "1"
+    patched = {**depth, "unknown": lambda node, given: given[0]}
+    assert read(network, patched, {"input": 0}).output == 2
+
+
+def test_constants_have_a_rule_of_their_own() -> None:
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x + torch.arange(4.0) * 2
+
+    network = trace(Masked(), torch.ones(2, 4))
+    rules = {"add": lambda node, given: sum(given), "constant": lambda node, given: 10}
+    assert read(network, rules, 1).output == 11
+    assert sum(node.constant for node in network.nodes) == 2
+
+
+def test_named_inputs_and_outputs() -> None:
+    class Pair(nn.Module):
+        def forward(self, left, right=None, *, scale=1.0):
+            return {"sum": left + right, "scaled": (left * scale,)}
+
+    network = trace(Pair(), {"right": torch.ones(2), "left": torch.zeros(2)})
+    assert {node.name for node in network.inputs} == {"left", "right"}
+    assert list(network.outputs) == ["sum", "scaled.0"]
+    assert set(network.node(network.outputs["sum"]).inputs) == {"left", "right"}
+
+
+def test_a_compiled_module_is_traced_as_the_module_inside() -> None:
+    module, example = networks.make("perceptron")
+    compiled = torch.compile(module, backend="eager")
+    assert [n.path for n in trace(compiled, example).nodes] == ["", "0", "1", "2"]
+
+
+def test_inputs_of_another_shape_are_one_clear_line() -> None:
+    module, _ = networks.make("residual")
+    with pytest.raises(InputError, match=r"does not run on inputs of shape \(2, 1, 8, 8\)") as info:
+        trace(module, torch.zeros(2, 1, 8, 8))
+    assert "\n" not in str(info.value)
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_a_script_module_is_refused() -> None:
+    with pytest.raises(InputError, match="ScriptModule"):
+        trace(torch.jit.script(nn.Linear(2, 2)), torch.ones(1, 2))
+
+
+def test_unknown_names_give_the_nearest() -> None:
+    network = trace(*networks.make("residual"))
+    with pytest.raises(InputError, match="Did you mean 'conv2d'"):
+        network.node("conv2")
