@@ -62,13 +62,19 @@ def _add(app: typer.Typer, functions: tuple[Callable[..., Any], ...]) -> None:
         app.command(function.__name__.rstrip("_").replace("_", "-"))(function)
 
 
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
-) -> None:
-    """Audit any PyTorch network, then change what you find."""
-    if version:
+def _print_version(asked: bool) -> None:
+    """Print the version and stop, if asked."""
+    if asked:
         sys.stdout.write(f"merkhet {merkhet.__version__}\n")
         raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Audit any PyTorch network, then change what you find."""
 
 
 def _say(error: Exception) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from merkhet.audit.run import Report
-    from merkhet.audit.target import Target
     from merkhet.data import Pictures
+    from merkhet.models import Target
 
 BROKEN = 1
 
@@ -66,21 +65,26 @@ def audit(
     from merkhet.audit.page import report_paths
     from merkhet.audit.run import audit as run
     from merkhet.audit.run import find_checks
-    from merkhet.audit.target import find_target
+    from merkhet.core.options import json_object
+    from merkhet.data import load_inputs
+    from merkhet.models import find_target
 
     page, _ = report_paths(out)
     names = None if checks is None else [name.strip() for name in checks.split(",")]
     find_checks(names)
-    target = find_target(model, weights=weights, arguments=_json(arguments))
+    given = json_object(arguments, "--arguments", '{"classes": 10}')
+    target = find_target(model, weights=weights, arguments=given)
     if graph:
         sys.stdout.write(_graph(target, data, shape, size) + "\n")
         return
-    inputs = _pictures(data or target.data, size, samples, seed)
+    inputs = load_inputs(
+        data or target.data, samples=samples, size=size, seed=seed, tokenizer=target.tokenizer
+    )
     report = run(
         target.module,
         inputs,
         name=target.name,
-        preprocess=_preprocess(target, mean, std, inputs),
+        preprocess=_preparation(target, mean, std, inputs),
         checks=names,
         samples=samples,
         seconds=seconds,
@@ -126,29 +130,17 @@ def _tell(report: Report, page: Path) -> None:
         raise typer.Exit(BROKEN)
 
 
-def _json(text: str) -> dict[str, Any]:
-    """Return the arguments of the callable."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"--arguments is not JSON ({error}): write '{{\"classes\": 10}}'"
-        ) from error
-    if not isinstance(found, dict):
-        raise InputError("--arguments must be a JSON object, as in '{\"classes\": 10}'")
-    return found
+def _preparation(
+    target: Target, mean: str | None, std: str | None, inputs: Pictures | Tensor
+) -> Callable[[Tensor], Tensor] | None:
+    """Return the normalisation that the options or the network's folder ask for."""
+    from merkhet.data import Pictures
 
-
-def _pictures(data: str | None, size: str | None, samples: int, seed: int) -> Pictures:
-    """Return a sample of the data that the command line names."""
-    from merkhet import data as datasets
-
-    if data is None:
-        raise InputError("no data: give --data NAME or PATH; `merkhet data` lists what is here")
-    shape = None if size is None else _numbers(size, "--size", "x", int)
-    if shape is not None and len(shape) != 2:
-        raise InputError(f"--size is HEIGHTxWIDTH, as in 224x224, not {size!r}")
-    return datasets.load(data, split="test", limit=samples, size=shape, seed=seed)
+    if isinstance(inputs, Pictures):
+        return target.preparation(mean, std, inputs.images.shape[1])
+    if mean or std:
+        raise InputError("--mean and --std normalise pictures, and the data is tokens")
+    return None
 
 
 def _graph(target: Target, data: str | None, shape: str | None, size: str | None) -> str:
@@ -157,39 +149,17 @@ def _graph(target: Target, data: str | None, shape: str | None, size: str | None
 
     from merkhet.core.costs import costs
     from merkhet.core.graph import trace
+    from merkhet.core.options import numbers
+    from merkhet.data import load_inputs
 
     if shape is not None:
-        example = torch.zeros(1, *_numbers(shape, "--shape", "x", int))
+        example = torch.zeros(1, *numbers(shape, "--shape", "x", int))
     else:
-        example = _pictures(data or target.data, size, 2, 0).floats()[:1]
+        found = load_inputs(data or target.data, samples=2, size=size, tokenizer=target.tokenizer)
+        example = (found if isinstance(found, torch.Tensor) else found.floats())[:1]
     network = trace(target.module, example)
     counted = costs(network)
     return (
         f"{network}\n{len(network.nodes)} operations, {counted.parameters:,} parameters, "
         f"{counted.multiply_adds:,.0f} multiply-adds an example"
     )
-
-
-def _preprocess(
-    target: Target, mean: str | None, std: str | None, inputs: Pictures
-) -> Callable[[Tensor], Tensor] | None:
-    """Return the normalisation that the options or the network's folder ask for."""
-    from merkhet.audit.target import normaliser
-
-    channels = inputs.images.shape[1]
-    if mean is None and std is None:
-        return None if target.normalise is None else normaliser(*target.normalise, channels)
-    return normaliser(
-        _numbers(mean or "0", "--mean", ",", float),
-        _numbers(std or "1", "--std", ",", float),
-        channels,
-    )
-
-
-def _numbers(text: str, option: str, separator: str, kind: Callable[[str], Any]) -> Any:
-    """Return the numbers in an option's text."""
-    try:
-        return tuple(kind(part) for part in text.lower().split(separator))
-    except ValueError as error:
-        example = "32x32" if separator == "x" else "0.5,0.5,0.5"
-        raise InputError(f"{option} takes numbers, as in {example}, not {text!r}") from error

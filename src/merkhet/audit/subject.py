@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from merkhet import data as datasets
 from merkhet.core.errors import InputError
 from merkhet.core.graph import trace
 from merkhet.core.graph.trace import evaluating
 from merkhet.core.outputs import main_tensor
-from merkhet.data import Pictures
+from merkhet.data import Pictures, load_inputs
 from merkhet.report import Subject
 
 Inputs = str | Path | Pictures | Tensor | tuple[Tensor, Tensor]
@@ -73,7 +72,7 @@ def _sample(
 ) -> tuple[Tensor, Tensor | None, tuple[str, ...], str]:
     """Return inputs, labels, class names and a title, drawn from whatever was given."""
     if isinstance(data, str | Path):
-        data = datasets.load(data, split="test", limit=samples, seed=seed)
+        data = load_inputs(data, samples=samples, seed=seed)
     if isinstance(data, Pictures):
         drawn = data.sample(min(samples, len(data)), seed)
         title = f"{data.name}, {data.split}" if data.split else data.name

@@ -2,6 +2,7 @@
 
 from merkhet.data.corpus import Document, documents, split_of
 from merkhet.data.find import find
+from merkhet.data.inputs import load_inputs
 from merkhet.data.loading import load, load_segmentation, splits
 from merkhet.data.npz import load_tokens
 from merkhet.data.pictures import Pictures, Segmentation
@@ -24,6 +25,7 @@ __all__ = [
     "encode_corpus",
     "find",
     "load",
+    "load_inputs",
     "load_segmentation",
     "load_text",
     "load_tokens",

@@ -5,6 +5,7 @@ from merkhet.models.pretrained import from_pretrained
 from merkhet.models.registry import Spec, build, names
 from merkhet.models.resnet import ResNet18
 from merkhet.models.small_cnn import SmallCNN
+from merkhet.models.target import Target, find_target
 from merkhet.models.transformer import Transformer
 from merkhet.models.vgg import VGG11
 from merkhet.models.weights import load_weights, save_weights
@@ -15,8 +16,10 @@ __all__ = [
     "ResNet18",
     "SmallCNN",
     "Spec",
+    "Target",
     "Transformer",
     "build",
+    "find_target",
     "from_pretrained",
     "load_weights",
     "names",

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from merkhet import models
 from merkhet.core.errors import InputError, choose
+from merkhet.core.options import numbers
+from merkhet.models.pretrained import from_pretrained
+from merkhet.models.registry import Spec
+from merkhet.models.weights import load_weights
 
 HOW = (
     "give package.module:callable, file.py:callable, a Hugging Face folder (with config.json) "
@@ -33,12 +36,38 @@ class Target:
         normalise: Mean and standard deviation by channel that its inputs are to be
             normalised with, where its folder says so.
         data: The data it was trained on, where its folder says so.
+        tokenizer: A language model's tokenizer.json, where its folder may have one.
     """
 
     module: nn.Module
     name: str
     normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     data: str | None = None
+    tokenizer: Path | None = None
+
+    def preparation(
+        self, mean: str | None, std: str | None, channels: int
+    ) -> Callable[[Tensor], Tensor]:
+        """Return what inputs go through: the options' normalisation, or else the folder's.
+
+        Args:
+            mean: The option --mean: numbers with commas, one or one a channel.
+            std: The option --std.
+            channels: Channels of the inputs.
+
+        Returns:
+            A function of pictures (batch, channels, height, width).
+
+        Raises:
+            InputError: The options do not fit the channels.
+        """
+        if mean is None and std is None:
+            return normaliser(*self.normalise, channels) if self.normalise else _unchanged
+        return normaliser(
+            numbers(mean or "0", "--mean", ",", float),
+            numbers(std or "1", "--std", ",", float),
+            channels,
+        )
 
 
 def find_target(
@@ -64,7 +93,7 @@ def find_target(
         raise InputError(f"no network at {text!r}: {HOW}")
     module = _build(_import(place), place, name, arguments or {})
     if weights:
-        models.load_weights(module, weights)
+        load_weights(module, weights)
     return Target(module.eval(), name)
 
 
@@ -86,13 +115,23 @@ def normaliser(
     return lambda inputs: (inputs - shift.to(inputs)) / scale.to(inputs)
 
 
+def _unchanged(inputs: Tensor) -> Tensor:
+    """Return inputs as they are."""
+    return inputs
+
+
 def _from_folder(folder: Path) -> Target:
     """Return the network that a run or a Hugging Face folder holds."""
     if (folder / "run.json").exists():
         return _from_run(folder)
     if (folder / "config.json").exists():
-        module = models.from_pretrained(folder)
-        return Target(module.eval(), folder.resolve().name, _hf_normalisation(folder))
+        module = from_pretrained(folder)
+        return Target(
+            module.eval(),
+            folder.resolve().name,
+            _hf_normalisation(folder),
+            tokenizer=folder / "tokenizer.json",
+        )
     raise InputError(f"{folder} holds neither run.json nor config.json: {HOW}")
 
 
@@ -100,7 +139,7 @@ def _from_run(folder: Path) -> Target:
     """Return the network that a run of merkhet left."""
     try:
         spec = json.loads((folder / "run.json").read_text(encoding="utf-8"))["spec"]
-        built = models.Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
+        built = Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / 'run.json'} does not say how to build its network: {error}"
@@ -108,7 +147,7 @@ def _from_run(folder: Path) -> Target:
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise InputError(f"{folder} has no model.safetensors: let the run finish first")
-    models.load_weights(built, weights)
+    load_weights(built, weights)
     return Target(built.eval(), spec["model"]["name"], data=spec.get("data"))
 
 

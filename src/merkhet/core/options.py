@@ -1,0 +1,47 @@
+"""Options of the command line: numbers and JSON in text, with errors that show the right form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from merkhet.core.errors import InputError
+
+Number = TypeVar("Number", int, float)
+
+
+def numbers(
+    text: str, option: str, separator: str, kind: Callable[[str], Number]
+) -> tuple[Number, ...]:
+    """Return the numbers in an option's text.
+
+    Args:
+        text: Such as "0.5,0.4" or "3x32x32".
+        option: The option's name, for the message.
+        separator: "," or "x".
+        kind: `int` or `float`.
+
+    Raises:
+        InputError: The text is not numbers with separators; shows an example.
+    """
+    try:
+        return tuple(kind(part) for part in text.lower().split(separator))
+    except ValueError as error:
+        example = "3x32x32" if separator == "x" else "0.5,0.4,0.3"
+        raise InputError(f"{option} takes numbers, as in {example}, not {text!r}") from error
+
+
+def json_object(text: str, option: str, example: str) -> dict[str, Any]:
+    """Return the JSON object in an option's text.
+
+    Raises:
+        InputError: The text is not JSON, or not an object; shows the example.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{option} is not JSON ({error}): write '{example}'") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{option} must be a JSON object, as in '{example}'")
+    return found

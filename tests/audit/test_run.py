@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from merkhet.audit import audit
+from merkhet.audit import run as running
+from merkhet.core.errors import InputError
+from merkhet.models import SmallCNN
+from merkhet.report import Check, Finding, Section
+
+
+@pytest.fixture(scope="module")
+def report():
+    module = SmallCNN(widths=(4, 8))
+    return audit(module, "digits", samples=32, checks=["accuracy", "cost"])
+
+
+class Pages(HTMLParser):
+    """Collects a page's open tags, text and references."""
+
+    VOID: ClassVar = {"meta", "link", "br", "img", "path", "use", "rect", "line"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        keys = ("src", "href", "xlink:href")
+        self.references += [value for key, value in attributes if key in keys]
+
+    def handle_endtag(self, tag) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        self.text += data
+
+
+def test_every_number_of_the_page_and_of_the_json_is_the_reports(report, tmp_path: Path) -> None:
+    page, beside = report.write(tmp_path / "r.html")
+    parser = Pages()
+    parser.feed(page.read_text(encoding="utf-8"))
+    assert parser.open == []
+    assert all(reference.startswith("#") for reference in parser.references)
+    assert "url(http" not in page.read_text(encoding="utf-8")
+    for finding in report.findings:
+        assert finding.sentence in parser.text
+        assert finding.remedy in parser.text
+    data = json.loads(beside.read_text(encoding="utf-8"))
+    assert data["sections"]["cost"]["figures"] == report.sections["cost"].figures
+    assert data["settings"]["samples"] == 32
+    assert [found["name"] for found in data["findings"]] == [f.name for f in report.findings]
+
+
+def test_costs_are_those_of_the_network(report) -> None:
+    module = SmallCNN(widths=(4, 8))
+    figures = report.sections["cost"].figures
+    assert figures["cost(parameters)"] == sum(p.numel() for p in module.parameters())
+    # 8x8 digits: 1 -> 4 channels at 8x8, 4 -> 8 at 4x4, then 8 x 2 x 2 -> 10
+    assert figures["cost(multiply_adds)"] == 64 * 4 * 9 + 16 * 8 * 4 * 9 + 32 * 10
+    assert figures["cost(latency_ms)"] > 0
+
+
+def test_accuracy_is_measured_with_its_interval(report) -> None:
+    figures = report.sections["accuracy"].figures
+    assert figures["accuracy(low)"] <= figures["accuracy"] <= figures["accuracy(high)"]
+    assert report.findings[0].name == "accuracy", "an untrained network is the first thing to say"
+
+
+def test_a_perfect_network_is_seen_as_one() -> None:
+    inputs = torch.eye(5).repeat(4, 1)
+    labels = torch.arange(5).repeat(4)
+    found = audit(nn.Identity(), (inputs, labels), checks=["accuracy"], samples=20)
+    assert found.sections["accuracy"].figures["accuracy"] == 1
+    assert not found.findings
+
+
+def test_the_network_is_left_as_found() -> None:
+    module = SmallCNN(widths=(4,)).train()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    audit(module, "digits", samples=8)
+    assert all(part.training for part in module.modules())
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+def test_the_budget_decides_and_what_is_left_out_is_named(monkeypatch) -> None:
+    def section(subject, seconds) -> Section:
+        return Section("A title", "A summary.")
+
+    def broken(subject, seconds) -> Section:
+        raise RuntimeError("unforeseen")
+
+    def refused(subject, seconds) -> Section:
+        raise InputError("not these inputs")
+
+    yes = lambda subject: None  # noqa: E731
+    checks = [
+        Check("cheap", 0.0, yes, section),
+        Check("refusing", 0.0, lambda subject: "no labels", section),
+        Check("late", 1e6, yes, section),
+        Check("broken", 0.0, yes, broken),
+        Check("refused", 0.0, yes, refused),
+    ]
+    monkeypatch.setattr(running, "find_checks", lambda names: checks)
+    found = audit(nn.Identity(), torch.rand(4, 3))
+    assert set(found.sections) == {"cheap"}
+    assert found.skipped["refusing"] == "no labels"
+    assert re.match(r"needs about 1000000 s and \d+ s", found.skipped["late"])
+    assert found.skipped["refused"] == "not these inputs"
+    assert found.failed == {"broken": "RuntimeError: unforeseen"}
+
+
+def test_findings_come_by_weight_and_are_ten_at_most(report) -> None:
+    one = Finding("f", 1.0, "s", "y", "r", "c", 0.5)
+    many = tuple(replace(one, name=str(n), weight=n / 20) for n in range(15))
+    swapped = replace(report, sections={"x": Section("t", "s", findings=many)})
+    assert [f.name for f in swapped.findings] == [str(n) for n in range(14, 4, -1)]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (torch.full((4, 1, 8, 8), torch.nan), "inputs hold NaN or infinity.*example 0"),
+        (torch.rand(1, 1, 8, 8), "at least 2 inputs"),
+        (torch.rand(4, 3, 8, 8), "does not|picture|channel"),
+        ((torch.rand(4, 1, 8, 8), torch.zeros(3)), "4 inputs but 3 labels"),
+        ("no-such-data", "no-such-data"),
+    ],
+)
+def test_bad_data_is_one_clear_line(data, words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        audit(SmallCNN(widths=(4,)), data)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_returns_nan_is_refused() -> None:
+    module = SmallCNN(widths=(4,))
+    with torch.no_grad():
+        module.head.bias.fill_(torch.nan)
+    with pytest.raises(InputError, match="returns NaN"):
+        audit(module, torch.rand(4, 1, 8, 8))
+
+
+def test_unknown_checks_and_other_endings_are_refused(report, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Did you mean 'accuracy'"):
+        audit(nn.Identity(), torch.rand(4, 3), checks=["acuracy"])
+    with pytest.raises(InputError, match=r"NAME\.html"):
+        report.write(tmp_path / "r.pdf")
+    assert not list(tmp_path.iterdir())
