@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from merkhet.core.graph.trace import evaluating
@@ -25,11 +27,8 @@ def has_no_labels(subject: Subject) -> str | None:
 def accuracy(subject: Subject, seconds: float) -> Section:
     """Measure how many of the sample the network labels rightly."""
     assert subject.labels is not None
-    with evaluating(subject.module):
-        scores = torch.cat(
-            [subject.forward(part) for part in subject.inputs.split(subject.batch_size)]
-        )
-    labels = subject.labels.to(scores.device)
+    scores = _scores(subject, seconds)
+    labels = subject.labels[: len(scores)].to(scores.device)
     right = scores.argmax(1) == labels
     share = right.double().mean().item()
     low, high = wilson(int(right.sum()), len(right))
@@ -42,8 +41,23 @@ def accuracy(subject: Subject, seconds: float) -> Section:
         findings=_findings(share, high, chance),
         tables=(_table(subject, right.cpu(), labels.cpu()),),
         figures={"accuracy": share, "accuracy(low)": low, "accuracy(high)": high},
-        notes=("Wilson's interval; the sample is drawn at random from the data given.",),
+        notes=(
+            f"{len(labels)} of {len(subject.inputs)} inputs, as far as the time went. Wilson's "
+            "interval; the sample is drawn at random, as many of each label as there are.",
+        ),
     )
+
+
+def _scores(subject: Subject, seconds: float) -> torch.Tensor:
+    """Return the scores (count, classes) of the first inputs, as many as the time allows."""
+    stop = time.perf_counter() + seconds
+    scores: list[torch.Tensor] = []
+    with evaluating(subject.module):
+        for part in subject.inputs.split(subject.batch_size):
+            scores.append(subject.forward(part))
+            if time.perf_counter() > stop:
+                break
+    return torch.cat(scores)
 
 
 def _findings(share: float, high: float, chance: float) -> tuple[Finding, ...]:

@@ -42,21 +42,21 @@ def cost(subject: Subject, seconds: float) -> Section:
     )
 
 
-def count(value: float) -> str:
-    """Return a number with a unit prefix: 1234567 as "1.23 M"."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}"
-    return f"{value:.3g}"
+def count(value: float, unit: str = "") -> str:
+    """Return a number with a prefix and unit: 1234567 as "1.23 M", or 2000 bytes as "2 kB"."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")):
+        if abs(value) >= size or size == 1.0:
+            return f"{value / size:.3g} {prefix}{unit}".rstrip()
+    raise AssertionError("every number is shown with the last prefix at least")
 
 
 def _summary(counted: Costs, timed: Latency, batch: int) -> str:
     """Say the totals in words."""
+    whole, alive = (count(size, "B") for size in (counted.activation_bytes, counted.peak_bytes))
     return (
         f"One example takes {count(counted.multiply_adds)} multiply-adds with "
-        f"{count(counted.parameters)} parameters; its activations fill "
-        f"{count(counted.activation_bytes)}B, {count(counted.peak_bytes)}B of them at once in "
-        f"inference. A batch of {batch} takes {1000 * timed.total:.2f} ms here."
+        f"{count(counted.parameters)} parameters; its activations fill {whole}, {alive} of them "
+        f"at once in inference. A batch of {batch} takes {1000 * timed.total:.2f} ms here."
     )
 
 
@@ -85,7 +85,7 @@ def _table(modules: dict[str, Cost], timed: Latency, batch: int) -> Table:
             found.node.module,
             count(found.parameters),
             count(found.multiply_adds or 0),
-            f"{count(found.activation_bytes)}B",
+            count(found.activation_bytes, "B"),
             f"{1000 * timed.modules[path]:.3f} ms" if path in timed.modules else "not measured",
         )
         for path, found in modules.items()

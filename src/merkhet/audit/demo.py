@@ -11,10 +11,11 @@ from merkhet import data as datasets
 from merkhet import models
 from merkhet.audit.run import Report, audit
 from merkhet.core.errors import InputError
-from merkhet.training import TrainingConfig, fit
+from merkhet.training import Optimisation, TrainingConfig, fit
 
 PREFERRED = ("mnist", "fashion-mnist", "digits")
-STEPS = 300
+STEPS = 400
+RATE = 5e-3
 
 
 def run_demo(data: str | None, *, seed: int, tell: Callable[[str], None]) -> Report:
@@ -32,7 +33,10 @@ def run_demo(data: str | None, *, seed: int, tell: Callable[[str], None]) -> Rep
         raise InputError(f"the demo trains a classifier, and {train.name} has no labels")
     tell(f"training a small network on {len(train):,} pictures of {train.name}")
     network = models.SmallCNN(train.images.shape[1], len(train.classes), seed=seed)
-    fit(network, train, cross_entropy, TrainingConfig(steps=STEPS, batch_size=64, seed=seed))
+    config = TrainingConfig(
+        steps=STEPS, batch_size=64, seed=seed, optimisation=Optimisation(learning_rate=RATE)
+    )
+    fit(network, train, cross_entropy, config)
     tell("auditing it")
     return audit(network, test, name=f"a small CNN, trained on {train.name}", seed=seed)
 

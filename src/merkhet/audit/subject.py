@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merkhet.core.costs import costs
 from merkhet.core.errors import InputError
-from merkhet.core.graph import trace
+from merkhet.core.graph import Network, trace
 from merkhet.core.graph.trace import evaluating
 from merkhet.core.outputs import main_tensor
 from merkhet.data import Pictures, load_inputs
@@ -18,6 +19,8 @@ from merkhet.report import Subject
 
 Inputs = str | Path | Pictures | Tensor | tuple[Tensor, Tensor]
 TRACED_BATCH = 2
+MOST_BYTES = 2**29  # of activations alive at once in one forward pass
+LARGEST_BATCH = 64
 
 
 def make_subject(
@@ -64,7 +67,14 @@ def make_subject(
         data=title,
         preprocess=prepare,
         seed=seed,
+        batch_size=_batch_size(network),
     )
+
+
+def _batch_size(network: Network) -> int:
+    """Return how many inputs may go through the network at once without filling the memory."""
+    fitting = MOST_BYTES / max(costs(network).peak_bytes, 1)
+    return max(1, min(LARGEST_BATCH, int(fitting)))
 
 
 def _sample(

@@ -51,7 +51,7 @@ class Group:
         action: (tensor, element) to the tensor moved.
 
     References:
-        Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Section 3.3.
+        Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Section 3.
     """
 
     name: str
@@ -110,14 +110,14 @@ class Group:
         Space moves as in `act`, and what stood at `h` then stands at `g h`.
 
         Args:
-            maps: (batch, group, channels, height, width) or (batch, group, channels, length);
-                the group axis in the order of `elements`.
+            maps: (batch, group, channels, height, width), or (batch, group, channels, length)
+                for groups that act on signals; the group axis in the order of `elements`.
             element: The element.
 
         Raises:
             InputError: The second axis does not have one entry per element; or as in `act`.
         """
-        if maps.dim() not in (5, 6 - self.axes) or maps.shape[1] != self.order:
+        if maps.dim() not in range(3 + self.axes, 6) or maps.shape[1] != self.order:
             raise InputError(
                 f"maps of shape {tuple(maps.shape)} over {self.name}: give "
                 f"(batch, {self.order}, channels, height, width)"

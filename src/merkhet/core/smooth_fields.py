@@ -130,7 +130,9 @@ def _blend(rough: Tensor, smooth: Tensor, ratio: float) -> Tensor:
     right = left + 1
     above, below = _excess(rough, ratio), _excess(smooth, ratio)
     for _ in range(100):
-        t = (left - above * (right - left) / (below - above)).clamp(0, 1)
+        crossing = left - above * (right - left) / (below - above)
+        # A rough field at the grid's very limit is itself the answer.
+        t = torch.where(above > 0, crossing.clamp(0, 1), left)
         field = rough[active] + change[active] * t.reshape(-1, *(1,) * (rough.dim() - 1))
         result[active] = field
         found = _excess(field, ratio)

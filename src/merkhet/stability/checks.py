@@ -1,0 +1,327 @@
+"""The audit's check of stability: how far the layers move when inputs are moved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merkhet.core.graph.trace import evaluating
+from merkhet.report import Check, Finding, Picture, Section, Subject, Table
+from merkhet.report.figures import to_svg
+from merkhet.stability.curves import StabilityCurve
+from merkhet.stability.distances import measure_yardsticks
+from merkhet.stability.kinds import Conditions, deformed
+from merkhet.stability.measure import stability_curves
+from merkhet.stability.pictures import plot_curves
+
+FEWEST = 16  # inputs below which the intervals say nothing
+INNER_LAYERS = 3
+QUIET = 0.2  # of the yardstick; below it a movement is no finding
+OUTPUT = ""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A kind of deformation as the audit measures it.
+
+    Attributes:
+        kind: Its name in `stability_curve`.
+        sizes: The sizes of the curve, for pictures of 32 pixels where they are pixels.
+        standard: The size that the finding speaks of.
+        words: The finding's words for it, with the size to be filled in.
+        remedy: What makes a network more stable to it.
+        code: The line that augments training pictures with it.
+    """
+
+    kind: str
+    sizes: tuple[float, ...]
+    standard: float
+    words: str
+    remedy: str
+    code: str
+
+
+MOTIONS = (
+    Motion(
+        "translation",
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        2.0,
+        "A shift by {size:g} pixels",
+        "Train on shifted copies, and average before sub-sampling (a wider last pooling buys "
+        "invariance).",
+        "images = merkhet.core.deformations.translate(images, {size:g} * torch.randn(len(images), 2))",
+    ),
+    Motion(
+        "rotation",
+        (1.0, 2.0, 5.0, 10.0, 20.0),
+        10.0,
+        "A rotation by {size:g} degrees",
+        "Train on rotated copies.",
+        "images = merkhet.core.deformations.rotate(images, {size:g} * torch.randn(len(images)))",
+    ),
+    Motion(
+        "scaling",
+        (0.01, 0.02, 0.05, 0.1, 0.2),
+        0.1,
+        "A change of size by {size:.0%}",
+        "Train on scaled copies.",
+        "images = merkhet.core.deformations.rescale(images, 1 + {size:g} * torch.randn(len(images)))",
+    ),
+    Motion(
+        "deformation",
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        2.0,
+        "A smooth deformation by up to {size:g} pixels",
+        "Train on deformed copies; small patches buy stability to deformations.",
+        "images = merkhet.core.deformations.deform(images, merkhet.core.deformations."
+        "smooth_displacement(images.shape[2:], {size:g}, {gradient:.2g}, count=len(images), "
+        "generator=generator))",
+    ),
+)
+
+
+def refuse(subject: Subject) -> str | None:
+    """Say why stability cannot be measured, or return None."""
+    if subject.kind not in ("pictures", "signals"):
+        return f"translations and deformations act on pictures and signals, not on {subject.kind}"
+    if min(subject.inputs.shape[2:]) < 4:
+        return f"the inputs are too small to be moved: {tuple(subject.inputs.shape[2:])}"
+    if len(subject.inputs) < FEWEST:
+        return f"{len(subject.inputs)} inputs are too few: {FEWEST} at least"
+    return None
+
+
+def stability(subject: Subject, seconds: float) -> Section:
+    """Measure how far the output and some layers before it move under each kind of deformation."""
+    motions = [scaled(motion, subject) for motion in MOTIONS if _applies(motion, subject)]
+    count = _affordable(subject, seconds, motions)
+    inputs = subject.inputs[:count]
+    labels = None if subject.labels is None else subject.labels[:count]
+    conditions = Conditions(seed=subject.seed, batch_size=subject.batch_size)
+    layers = (*inner_layers(subject), OUTPUT)
+    yardsticks = measure_yardsticks(
+        subject.module,
+        inputs,
+        layers=layers,
+        labels=labels,
+        preprocess=subject.preprocess,
+        conditions=conditions,
+    )
+    curves = {
+        motion.kind: stability_curves(
+            subject.module,
+            inputs,
+            motion.kind,
+            motion.sizes,
+            layers=layers,
+            preprocess=subject.preprocess,
+            yardsticks=yardsticks,
+            conditions=conditions,
+        )
+        for motion in motions
+    }
+    changed = {motion.kind: _changed(subject, inputs, motion, conditions) for motion in motions}
+    outputs = {kind: found[OUTPUT] for kind, found in curves.items()}
+    findings = [_finding(motion, outputs[motion.kind], changed[motion.kind]) for motion in motions]
+    return Section(
+        title="Stability",
+        summary=_summary(motions, outputs, changed),
+        findings=tuple(finding for finding in findings if finding),
+        tables=(_table(motions, curves, changed),),
+        pictures=(_picture(curves),),
+        figures=_figures(motions, outputs, changed),
+        notes=(
+            f"{count} of {len(subject.inputs)} inputs, one random direction or field for each, "
+            "the same for all sizes; what comes in from outside is black.",
+            "Distance: |f(x') - f(x)| / |f(x)| in the layer. The yardsticks are the same distance "
+            "between different inputs. Bands are 95 % intervals over inputs.",
+            "Bietti and Mairal, JMLR 2019, arXiv 1706.03078.",
+        ),
+    )
+
+
+CHECKS = (Check("stability", 8.0, refuse=refuse, run=stability),)
+
+
+def scaled(motion: Motion, subject: Subject) -> Motion:
+    """Return a motion whose pixels are a 32nd of the picture's longest side, if it is larger."""
+    if motion.kind not in ("translation", "deformation"):
+        return motion
+    unit = max(1, round(max(subject.inputs.shape[2:]) / 32))
+    gradient = 4 / max(subject.inputs.shape[2:]) * motion.standard * unit
+    return Motion(
+        motion.kind,
+        tuple(unit * size for size in motion.sizes),
+        unit * motion.standard,
+        motion.words,
+        motion.remedy,
+        motion.code.replace("{gradient:.2g}", f"{gradient:.2g}"),
+    )
+
+
+def inner_layers(subject: Subject) -> tuple[str, ...]:
+    """Return some layers from first to last, spread evenly over what the network computes.
+
+    They are the outermost modules that are called, one after the other, once each: blocks of a
+    network rather than its single convolutions where there are enough blocks.
+    """
+    order = {
+        node.path: place
+        for place, node in enumerate(subject.network.nodes)
+        if node.path and node.shapes and node.shape[:1] == subject.network.inputs[0].shape[:1]
+    }
+    depths = sorted({path.count(".") + 1 for path in order})
+    blocks: list[str] = []
+    for depth in depths:
+        blocks = list(dict.fromkeys(".".join(path.split(".")[:depth]) for path in order))
+        if len(blocks) > INNER_LAYERS:
+            break
+    blocks = [path for path in blocks if _called_once(subject, path, blocks)][:-1]
+    step = max(1, len(blocks) / INNER_LAYERS)
+    return tuple(blocks[int(place * step)] for place in range(min(INNER_LAYERS, len(blocks))))
+
+
+def _called_once(subject: Subject, path: str, blocks: list[str]) -> bool:
+    """Tell whether a module is called, only once, and under this path alone."""
+    modules = dict(subject.module.named_modules(remove_duplicate=False))
+    same = [other for other in blocks if modules.get(other) is modules.get(path)]
+    again = any(node.call for node in subject.network.within(path))
+    return path in modules and len(same) == 1 and not again
+
+
+def _applies(motion: Motion, subject: Subject) -> bool:
+    """Tell whether a motion makes sense for the inputs."""
+    return subject.kind == "pictures" or motion.kind != "rotation"
+
+
+def _affordable(subject: Subject, seconds: float, motions: list[Motion]) -> int:
+    """Return how many inputs fit the time, measured on one batch."""
+    batch = subject.inputs[: min(FEWEST, len(subject.inputs))]
+    with evaluating(subject.module):
+        subject.forward(batch[:2])
+        start = time.perf_counter()
+        subject.forward(batch)
+        each = (time.perf_counter() - start) / len(batch)
+    passes = sum(len(motion.sizes) + 3 for motion in motions)
+    return max(FEWEST, min(len(subject.inputs), int(seconds / (1.5 * passes * each))))
+
+
+@torch.no_grad()
+def _changed(
+    subject: Subject, inputs: Tensor, motion: Motion, conditions: Conditions
+) -> float | None:
+    """Return the share of inputs whose predicted label the standard size changes, or None."""
+    if (
+        subject.labels is None
+        or subject.network.node(next(iter(subject.network.outputs.values()))).shape[1:] == ()
+    ):
+        return None
+    moved = deformed(inputs, motion.kind, motion.standard, conditions=conditions)
+    with evaluating(subject.module):
+        before, after = (
+            torch.cat([subject.forward(part) for part in every.split(subject.batch_size)])
+            for every in (inputs, moved)
+        )
+    if before.dim() != 2:
+        return None
+    return (before.argmax(1) != after.argmax(1)).double().mean().item()
+
+
+def _yardstick(curve: StabilityCurve) -> tuple[str, float] | None:
+    """Return the yardstick's words and value: the same label's where there are labels."""
+    if curve.same_label is not None:
+        return "two different inputs of one label", curve.same_label.value
+    if curve.all_label is not None:
+        return "two different inputs", curve.all_label.value
+    return None
+
+
+def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Finding | None:
+    """Say what one kind of deformation does to the output, if it does much."""
+    moved, yardstick = curve.at(motion.standard), _yardstick(curve)
+    words, scale = yardstick or ("the output's own length", 1.0)
+    share = moved / scale if scale > 0 else float("inf")
+    if share < QUIET and (changed or 0) < 0.02:
+        return None
+    flips = "" if changed is None else f" and changes the predicted label of {changed:.0%}"
+    return Finding(
+        name=f"stability({motion.kind},{motion.standard:g})",
+        value=moved,
+        sentence=f"{motion.words.format(size=motion.standard)} moves the output by {moved:.2f} of "
+        f"its length, {share:.0%} of the way between {words}{flips}.",
+        yardstick=f"{words} are {scale:.2f} apart",
+        remedy=motion.remedy,
+        code=motion.code.format(size=motion.standard),
+        weight=min(0.95, max(0.6 * share, 4 * (changed or 0.0))),
+    )
+
+
+def _summary(
+    motions: list[Motion], outputs: dict[str, StabilityCurve], changed: dict[str, float | None]
+) -> str:
+    """Say which deformation moves the output most."""
+    worst = max(motions, key=lambda motion: outputs[motion.kind].at(motion.standard))
+    moved = outputs[worst.kind].at(worst.standard)
+    flips = changed[worst.kind]
+    return (
+        f"Of {', '.join(motion.kind for motion in motions)}, at the sizes of the table, "
+        f"{worst.kind} moves the output most: by {moved:.2f} of its length"
+        + ("." if flips is None else f", with {flips:.0%} of the predicted labels changed.")
+    )
+
+
+def _table(
+    motions: list[Motion],
+    curves: dict[str, dict[str, StabilityCurve]],
+    changed: dict[str, float | None],
+) -> Table:
+    """Return the distance of every layer at the standard sizes, with the yardsticks."""
+    rows = []
+    for motion in motions:
+        for path, curve in curves[motion.kind].items():
+            flips = changed[motion.kind] if path == OUTPUT else None
+            rows.append(
+                (
+                    f"{motion.kind} {motion.standard:g} {curve.unit}",
+                    path or "output",
+                    f"{curve.at(motion.standard):.3f}",
+                    *(
+                        "" if one is None else f"{one.value:.3f}"
+                        for one in (curve.same_label, curve.all_label)
+                    ),
+                    "" if flips is None else f"{flips:.0%}",
+                )
+            )
+    columns = ("deformation", "layer", "distance", "same label", "all labels", "labels changed")
+    return Table("Relative distance in each layer", columns, tuple(rows))
+
+
+def _picture(curves: dict[str, dict[str, StabilityCurve]]) -> Picture:
+    """Draw the curves of every kind."""
+    layers = next(iter(curves.values()))
+    named = {path: [found[path] for found in curves.values()] for path in layers}
+    return Picture(
+        "Relative distance in each layer against the size of the deformation; dashed, the "
+        "distance between different inputs of one label; dotted, of any labels.",
+        to_svg(plot_curves(named)),
+    )
+
+
+def _figures(
+    motions: list[Motion], outputs: dict[str, StabilityCurve], changed: dict[str, float | None]
+) -> dict[str, float]:
+    """Return every number of the output by its machine-readable name."""
+    figures: dict[str, float] = {}
+    for motion in motions:
+        curve, size = outputs[motion.kind], f"{motion.standard:g}"
+        figures[f"stability({motion.kind},{size})"] = curve.at(motion.standard)
+        yardstick = _yardstick(curve)
+        if yardstick is not None:
+            figures[f"stability({motion.kind},yardstick)"] = yardstick[1]
+        flips = changed[motion.kind]
+        if flips is not None:
+            figures[f"labels_changed({motion.kind},{size})"] = flips
+    return figures
