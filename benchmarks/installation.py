@@ -56,7 +56,7 @@ def main() -> None:
     for name, size in sizes.items():
         record.figures[f"installed: {name}"] = Figure(size, "MB")
     record.settings = {"data": sorted(found()), "torch": "CPU build"}
-    record.notes = "Set-up depends on the package index and its cache; the machine was otherwise idle."
+    record.notes = "Set-up depends on the package index and its cache. The machine was idle."
     record.seconds = sum(seconds.values())
     path = record.write(ROOT / "benchmarks" / "results", "audit_installation.json")
     print(path.read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ MEMBERS = [
     for package, _, found in PUBLIC
     for name, inner in house.members(found)
 ]
-SHAPE = re.compile(r"\([a-z0-9_' ]+(,[^()]*)\)|\bshapes?\b|scalar|0-d|tensor")
+SHAPE = re.compile(r"\([a-z0-9_' +-]+(,[^()]*)\)|\bshapes?\b|scalar|0-d|tensor")
 
 
 @pytest.mark.parametrize("package", house.PACKAGES)

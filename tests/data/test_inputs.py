@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from merkhet.data.inputs import CONTEXT, load_inputs
 from merkhet.core.errors import InputError
 from merkhet.data import Pictures
+from merkhet.data.inputs import CONTEXT, load_inputs
 
 
 def test_pictures_come_from_the_test_split() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from merkhet.models.target import find_target, normaliser
 from merkhet.core.errors import InputError
 from merkhet.models import SmallCNN, save_weights
+from merkhet.models.target import find_target, normaliser
 
 CODE = """
 import torch

@@ -32,14 +32,23 @@ def test_curves_have_a_panel_a_kind_and_a_line_a_representation() -> None:
     assert (styles.count("--"), styles.count(":")) == (2, 2)
     dashed = next(line for line in rotation.get_lines() if line.get_linestyle() == "--")
     assert dashed.get_ydata()[0] == named["pixels"][0].same_label.value
-    texts = [text.get_text() for text in rotation.get_legend().get_texts()]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["pixels", "squares", "same label", "any label"]
+
+
+def test_panels_go_into_rows() -> None:
+    kinds = ("rotation", "translation", "scaling")
+    found = [stability_curve(lambda x: x, INPUTS, kind, [0.1, 0.2]) for kind in kinds]
+    figure = plot_curves({"pixels": found}, columns=2)
+    assert len(figure.axes) == 4
+    places = [tuple(axis.get_subplotspec().get_geometry()) for axis in figure.axes[:3]]
+    assert places == [(2, 2, 0, 0), (2, 2, 1, 1), (2, 2, 2, 2)]
 
 
 def test_curves_alone_are_named_by_their_layer() -> None:
     found = stability_curve(lambda x: x, INPUTS, "rotation", [1, 2], conditions=Conditions(pairs=0))
-    (axis,) = plot_curves([found]).axes
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["output"]
+    figure = plot_curves([found])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["output"]
     with pytest.raises(InputError, match="no curves"):
         plot_curves([])
 

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from merkhet.core.errors import InputError
+from merkhet.core.intervals import wilson
 from merkhet.training.metrics import (
     accuracy,
     confusion_matrix,
@@ -19,7 +19,6 @@ from merkhet.training.metrics import (
     mean_iou,
     perplexity,
     predictions,
-    wilson,
 )
 
 
@@ -49,38 +48,6 @@ def test_accuracy_counts_over_ragged_batches() -> None:
     found = accuracy(Given(), TensorDataset(logits_for(guess, 3), labels), batch_size=4)
     assert found.value == 0.7
     assert found.interval == wilson(7, 10)
-
-
-@pytest.mark.parametrize(("successes", "count"), [(0, 5), (5, 5), (7, 10), (831, 1000)])
-def test_wilson_is_scipy_s(successes: int, count: int) -> None:
-    expected = binomtest(successes, count).proportion_ci(method="wilson")
-    assert wilson(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_wilson_touches_the_ends_exactly_and_is_symmetric() -> None:
-    assert wilson(0, 8)[0] == 0.0
-    assert wilson(8, 8)[1] == 1.0
-    low, high = wilson(3, 8)
-    assert wilson(5, 8) == pytest.approx((1 - high, 1 - low))
-
-
-def test_wilson_covers_about_as_often_as_it_says() -> None:
-    count, share = 50, 0.3
-    draws = torch.distributions.Binomial(count, torch.tensor(share, dtype=torch.float64))
-    chances = draws.log_prob(torch.arange(count + 1.0)).exp()
-    intervals = [wilson(successes, count) for successes in range(count + 1)]
-    covered = sum(
-        float(chance)
-        for chance, (low, high) in zip(chances, intervals, strict=True)
-        if low <= share <= high
-    )
-    assert 0.93 < covered < 0.97
-
-
-@pytest.mark.parametrize(("successes", "count"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_refuses_what_is_no_proportion(successes: int, count: int) -> None:
-    with pytest.raises(InputError, match=f"{successes} of {count}"):
-        wilson(successes, count)
 
 
 def test_the_confusion_matrix_is_sklearn_s_whatever_the_batches() -> None:

@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from merkhet.core.graph.trace import evaluating
 from merkhet.core.intervals import wilson
+from merkhet.core.modes import evaluating
 from merkhet.report import Finding, Section, Subject, Table
 
 

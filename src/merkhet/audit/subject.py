@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from merkhet.core.costs import costs
 from merkhet.core.errors import InputError
 from merkhet.core.graph import Network, trace
-from merkhet.core.graph.trace import evaluating
+from merkhet.core.modes import evaluating
 from merkhet.core.outputs import main_tensor
 from merkhet.data import Pictures, load_inputs
 from merkhet.report import Subject

@@ -7,23 +7,29 @@ import math
 import torch
 from torch import Tensor
 
+from merkhet.core.errors import InputError
+
 Z95 = 1.959963984540054
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """Return Wilson's score interval of a share (Wilson 1927), at 95 %.
+    """Return the interval of a share (Wilson, JASA 1927), at 95 %.
 
     Args:
         hits: How often it happened.
         count: Of how many.
+
+    Raises:
+        InputError: `hits` is not between 0 and `count`, or `count` is 0.
     """
-    assert 0 <= hits <= count
-    assert count > 0
-    share = hits / count
-    middle = share + Z95**2 / (2 * count)
-    spread = Z95 * math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
-    scale = 1 + Z95**2 / count
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    if not 0 <= hits <= count or count == 0:
+        raise InputError(f"{hits} of {count}: give a count above 0, and at most it of it")
+    share, weight = hits / count, Z95**2 / count
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
+    # At the ends the interval touches 0 or 1 exactly, which rounding would blur.
+    low = 0.0 if hits == 0 else centre - half
+    return low, 1.0 if hits == count else centre + half
 
 
 def bootstrap(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from merkhet.core.graph.trace import as_call, evaluating
+from merkhet.core.graph.trace import as_call
+from merkhet.core.modes import evaluating
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def find_layer(module: nn.Module, path: str) -> nn.Module:
 def captured(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Yield a dict that each forward pass fills with the layers' main output tensors.
 
-    Of a layer called several times in one pass the last output is kept.
+    Of a layer called several times in one pass the last output is kept. Outputs are kept as
+    copies (gradients flow through them), because what follows may write into them in place.
 
     Args:
         module: The network.
@@ -63,7 +64,7 @@ def captured(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tens
 
     def keep(path: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            kept[path] = main_tensor(output)
+            kept[path] = main_tensor(output).clone()
 
         return hook
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merkhet.core.graph.trace import evaluating
+from merkhet.core.modes import evaluating
 from merkhet.report import Check, Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
 from merkhet.stability.curves import StabilityCurve
@@ -52,7 +52,8 @@ MOTIONS = (
         "A shift by {size:g} pixels",
         "Train on shifted copies, and average before sub-sampling (a wider last pooling buys "
         "invariance).",
-        "images = merkhet.core.deformations.translate(images, {size:g} * torch.randn(len(images), 2))",
+        "images = merkhet.core.deformations.translate("
+        "images, {size:g} * torch.randn(len(images), 2))",
     ),
     Motion(
         "rotation",
@@ -68,7 +69,8 @@ MOTIONS = (
         0.1,
         "A change of size by {size:.0%}",
         "Train on scaled copies.",
-        "images = merkhet.core.deformations.rescale(images, 1 + {size:g} * torch.randn(len(images)))",
+        "images = merkhet.core.deformations.rescale("
+        "images, 1 + {size:g} * torch.randn(len(images)))",
     ),
     Motion(
         "deformation",
@@ -100,7 +102,9 @@ def stability(subject: Subject, seconds: float) -> Section:
     count = _affordable(subject, seconds, motions)
     inputs = subject.inputs[:count]
     labels = None if subject.labels is None else subject.labels[:count]
-    conditions = Conditions(seed=subject.seed, batch_size=subject.batch_size)
+    conditions = Conditions(
+        seed=subject.seed, batch_size=subject.batch_size, interpolation="bicubic"
+    )
     layers = (*inner_layers(subject), OUTPUT)
     yardsticks = measure_yardsticks(
         subject.module,
@@ -135,7 +139,8 @@ def stability(subject: Subject, seconds: float) -> Section:
         figures=_figures(motions, outputs, changed),
         notes=(
             f"{count} of {len(subject.inputs)} inputs, one random direction or field for each, "
-            "the same for all sizes; what comes in from outside is black.",
+            "the same for all sizes; what comes in from outside is black. Pictures are moved by "
+            "bicubic interpolation, so that a motion by part of a pixel also blurs a little.",
             "Distance: |f(x') - f(x)| / |f(x)| in the layer. The yardsticks are the same distance "
             "between different inputs. Bands are 95 % intervals over inputs.",
             "Bietti and Mairal, JMLR 2019, arXiv 1706.03078.",
@@ -306,7 +311,7 @@ def _picture(curves: dict[str, dict[str, StabilityCurve]]) -> Picture:
     return Picture(
         "Relative distance in each layer against the size of the deformation; dashed, the "
         "distance between different inputs of one label; dotted, of any labels.",
-        to_svg(plot_curves(named)),
+        to_svg(plot_curves(named, columns=2)),
     )
 
 

@@ -156,7 +156,7 @@ class StabilityCurve:
         )
         for found, style in ((self.same_label, "--"), (self.all_label, ":")):
             if found:
-                axis.axhline(found.value, color=colour, linestyle=style, linewidth=1)
+                axis.axhline(found.value, color=colour, linestyle=style, linewidth=0.8, alpha=0.6)
 
 
 def curve(

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from merkhet.core.errors import InputError
-from merkhet.core.graph.trace import evaluating
-from merkhet.core.outputs import captured, find_layer, main_tensor
+from merkhet.core.modes import evaluating
+from merkhet.core.outputs import captured, main_tensor
 
 Preprocess = Callable[[Tensor], Tensor]
 
@@ -88,11 +87,7 @@ def reading(
         return
     module = representation
     device = device_of(module)
-    with (
-        captured(module, layers) as kept,
-        _going_on_with_copies(module, layers),
-        evaluating(module),
-    ):
+    with captured(module, layers) as kept, evaluating(module):
 
         def forward(inputs: Tensor) -> dict[str, Tensor]:
             kept.clear()
@@ -131,25 +126,6 @@ def refuse_not_finite(values: Tensor, path: str, indices: Sequence[int]) -> None
             f"{say(path)} has NaN or infinite values on input {index}: check the network and "
             "that preprocess suits its inputs"
         )
-
-
-@contextmanager
-def _going_on_with_copies(module: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """Hand copies of the layers' outputs to what follows them in the network.
-
-    An in-place activation after a layer would otherwise overwrite what was captured there.
-    """
-
-    def copies(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return tree_map_only(Tensor, Tensor.clone, output)
-
-    # Hooks run in the order of their registration: these after those of `captured`.
-    handles = [find_layer(module, path).register_forward_hook(copies) for path in paths if path]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check(found: dict[str, Tensor], path: str, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Curves = Mapping[str, StabilityCurve | Sequence[StabilityCurve]] | Sequence[StabilityCurve]
 
 
-def plot_curves(curves: Curves) -> Figure:
+def plot_curves(curves: Curves, *, columns: int | None = None) -> Figure:
     """Return a figure with one panel a kind, and a line with its band for each representation.
 
     Dashed and dotted lines in its colour say how far apart inputs of one label, and of any
@@ -28,6 +29,7 @@ def plot_curves(curves: Curves) -> Figure:
     Args:
         curves: By name, one curve or one of each kind; or curves that are named by their layer,
             such as the values of `stability_curves`.
+        columns: Panels in a row, by default all.
 
     Raises:
         InputError: No curve.
@@ -39,15 +41,18 @@ def plot_curves(curves: Curves) -> Figure:
         raise InputError("no curves to plot: give at least one StabilityCurve")
     kinds = list(dict.fromkeys(curve.kind for _, curve in named))
     names = list(dict.fromkeys(name for name, _ in named))
-    made, axes = figure(1, len(kinds))
-    for kind, axis in zip(kinds, axes, strict=True):
+    columns = min(columns or len(kinds), len(kinds))
+    made, axes = figure(math.ceil(len(kinds) / columns), columns)
+    for axis in axes[len(kinds) :]:
+        axis.set_axis_off()
+    for kind, axis in zip(kinds, axes, strict=False):
         for name, curve in named:
             if curve.kind == kind:
                 colour = COLOURS[names.index(name) % len(COLOURS)]
                 curve.plot(axis, label=name, colour=colour)
         axis.set(title=kind, xlabel=_unit(kind), ylabel="relative distance", ylim=(0, None))
         axis.set_xlim(left=0)
-        _legend(axis, [curve for _, curve in named if curve.kind == kind])
+    _legend(made, axes[0], [curve for _, curve in named])
     return made
 
 
@@ -102,8 +107,8 @@ def _unit(kind: str) -> str:
     return "|τ| in pixels" if kind == "deformation" else UNITS[kind]
 
 
-def _legend(axis: Axes, curves: Sequence[StabilityCurve]) -> None:
-    """Name the lines, and what dashes and dots mean where there are any."""
+def _legend(made: Figure, axis: Axes, curves: Sequence[StabilityCurve]) -> None:
+    """Name the lines below the panels, and what dashes and dots mean where there are any."""
     from matplotlib.lines import Line2D
 
     handles, labels = axis.get_legend_handles_labels()
@@ -112,4 +117,5 @@ def _legend(axis: Axes, curves: Sequence[StabilityCurve]) -> None:
         if any(getattr(curve, field) for curve in curves):
             handles.append(Line2D([], [], color="#666666", linestyle=style, linewidth=1))
             labels.append(label)
-    axis.legend(handles, labels, fontsize=7, frameon=False)
+    where = "outside lower center"
+    made.legend(handles, labels, fontsize=8, frameon=False, loc=where, ncols=min(4, len(labels)))

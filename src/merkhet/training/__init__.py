@@ -11,7 +11,6 @@ from merkhet.training.metrics import (
     mean_iou,
     perplexity,
     predictions,
-    wilson,
 )
 from merkhet.training.order import fetch
 from merkhet.training.run import TrainingResult
@@ -34,5 +33,4 @@ __all__ = [
     "predictions",
     "rate_factor",
     "read_run",
-    "wilson",
 ]

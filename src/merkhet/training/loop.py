@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from merkhet.core.errors import InputError
+from merkhet.core.modes import in_mode
 from merkhet.training import devices
 from merkhet.training.config import TrainingConfig
-from merkhet.training.modes import in_mode
 from merkhet.training.order import Batches, Order, count_examples
 from merkhet.training.progress import Announcer
 from merkhet.training.randomness import borrowed_generators

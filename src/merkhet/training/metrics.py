@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from merkhet.core.errors import InputError
+from merkhet.core.intervals import Z95, wilson
+from merkhet.core.modes import in_mode
 from merkhet.core.outputs import main_tensor
 from merkhet.report.record import Figure
-from merkhet.training.modes import in_mode
 from merkhet.training.order import count_examples, fetch
-
-Z95 = 1.959963984540054
 
 
 def accuracy(module: nn.Module, dataset: Dataset[Any], batch_size: int = 256) -> Figure:
@@ -36,22 +35,6 @@ def accuracy(module: nn.Module, dataset: Dataset[Any], batch_size: int = 256) ->
         right += int((logits.argmax(1) == labels).sum())
         total += len(labels)
     return Figure(right / total, "", wilson(right, total))
-
-
-def wilson(successes: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion (Wilson, JASA 1927).
-
-    Raises:
-        InputError: `successes` is not between 0 and `count`, or `count` is 0.
-    """
-    if not 0 <= successes <= count or count == 0:
-        raise InputError(f"{successes} of {count}: give a count above 0, and at most it of it")
-    share, weight = successes / count, Z95**2 / count
-    centre = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-    # At the ends the interval touches 0 or 1 exactly, which rounding would blur.
-    low = 0.0 if successes == 0 else centre - half
-    return low, 1.0 if successes == count else centre + half
 
 
 def confusion_matrix(

@@ -105,6 +105,10 @@ def fetch(dataset: Dataset[Any], indices: Tensor | Sequence[int]) -> Any:
     """Return examples of a data set as one batch, put together by torch's `default_collate`.
 
     A `TensorDataset` is indexed at once, and `__getitems__` is used where there is one.
+
+    Args:
+        dataset: Has examples, each of the same shapes.
+        indices: (count,) places in it.
     """
     if isinstance(dataset, TensorDataset):
         rows = torch.as_tensor(indices)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from merkhet.core.errors import InputError
 from merkhet.core.graph.export import export_network
 from merkhet.core.graph.hooks import hook_network
 from merkhet.core.graph.network import Network
+from merkhet.core.modes import evaluating
 
 
 def trace(module: nn.Module, example_inputs: Any) -> Network:
@@ -53,19 +53,6 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, tuple | list):
         return tuple(example_inputs), {}
     return (example_inputs,), {}
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode and every submodule back as it was, whatever happens."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _first_line(error: Exception) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put `module` into one mode, and every part of it back into its own afterwards."""
+    """Put `module` into one mode, and every part of it back into its own, whatever happens."""
     modes = {part: part.training for part in module.modules()}
     module.train(training)
     try:
@@ -18,3 +19,10 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` into evaluation mode, and compute without gradients, for a while."""
+    with in_mode(module, training=False), torch.no_grad():
+        yield
