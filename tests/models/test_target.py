@@ -50,7 +50,7 @@ def test_weights_are_loaded(tmp_path: Path) -> None:
 def test_a_run_gives_its_network_and_its_data(tmp_path: Path) -> None:
     saved = SmallCNN(widths=(4,), seed=7)
     spec = {"model": {"name": "small_cnn", "arguments": {"widths": [4]}}, "data": "digits"}
-    (tmp_path / "run.json").write_text(json.dumps({"spec": spec}))
+    (tmp_path / "run.json").write_text(json.dumps({"about": {"spec": spec}}))
     with pytest.raises(InputError, match=r"no model\.safetensors"):
         find_target(str(tmp_path))
     save_weights(saved, tmp_path / "model.safetensors")

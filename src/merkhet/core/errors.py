@@ -12,7 +12,7 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message says what to give instead.
 
     The command line prints it as one line and exits with code 2. Broken invariants of
-    merkhet itself are `AssertionError`s, never this.
+    merkhet itself raise AssertionError instead.
     """
 
 

@@ -86,7 +86,7 @@ def smooth_displacement(
 def largest_ratio(shape: Sequence[int]) -> float:
     """Return the largest `|grad tau|_inf / |tau|_inf` that any field on this grid has.
 
-    Neighbours differ by at most 2 |tau|_inf, along each side of more than one pixel; a
+    Neighbours differ by at most twice `|tau|_inf`, along each side of more than one pixel; a
     checkerboard reaches it.
     """
     return 2 * math.sqrt(sum(side > 1 for side in shape))

@@ -138,11 +138,13 @@ def _from_folder(folder: Path) -> Target:
 def _from_run(folder: Path) -> Target:
     """Return the network that a run of merkhet left."""
     try:
-        spec = json.loads((folder / "run.json").read_text(encoding="utf-8"))["spec"]
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        spec = run["about"]["spec"]
         built = Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{folder / 'run.json'} does not say how to build its network: {error}"
+            f"{folder / 'run.json'} does not say how to build its network ({error}): give fit "
+            """spec={"model": {"name": ..., "arguments": ...}, "data": ...}"""
         ) from error
     weights = folder / "model.safetensors"
     if not weights.exists():

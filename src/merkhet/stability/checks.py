@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -152,11 +153,12 @@ CHECKS = (Check("stability", 8.0, refuse=refuse, run=stability),)
 
 
 def scaled(motion: Motion, subject: Subject) -> Motion:
-    """Return a motion whose pixels are a 32nd of the picture's longest side, if it is larger."""
+    """Return a motion whose pixels are a 32nd of the longest side, to the nearest power of 2."""
     if motion.kind not in ("translation", "deformation"):
         return motion
-    unit = max(1, round(max(subject.inputs.shape[2:]) / 32))
-    gradient = 4 / max(subject.inputs.shape[2:]) * motion.standard * unit
+    side = max(subject.inputs.shape[2:])
+    unit = 2.0 ** round(math.log2(side / 32))
+    gradient = 4 / side * motion.standard * unit
     return Motion(
         motion.kind,
         tuple(unit * size for size in motion.sizes),
