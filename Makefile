@@ -6,11 +6,13 @@ STAMP := .venv/.merkhet-installed
 EXTRAS := text,parquet,hf,docs,dev
 SOURCES := src tests benchmarks docs examples
 
-.PHONY: setup demo test lint format bench docs clean
+.PHONY: setup demo test lint format bench docs picture clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11 to 3.13 is needed: make PYTHON=python3.11"; exit 2; }
 	@echo "setting up .venv (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 ifdef TORCH_INDEX
@@ -39,7 +41,12 @@ bench: $(STAMP)
 	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done
 
 docs: $(STAMP)
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# The README's picture: the demo's report in headless Chromium.
+picture: demo
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,900 \
+		--user-data-dir=$$(mktemp -d) --screenshot=docs/report.png file://$(CURDIR)/report.html
 
 clean:
 	rm -rf .venv docs/_build docs/generated runs report.html report.json

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from merkhet.core.costs import costs
 from merkhet.core.errors import InputError
 from merkhet.core.graph import Unknown, read, trace
 
@@ -202,3 +204,100 @@ def test_unknown_names_give_the_nearest() -> None:
     network = trace(*networks.make("residual"))
     with pytest.raises(InputError, match="Did you mean 'conv2d'"):
         network.node("conv2")
+
+
+class Hyper(nn.Module):
+    """Weights that the network computes itself, from a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code = nn.Parameter(torch.rand(1, 5))
+        self.make = nn.Linear(5, 64)
+
+    def forward(self, x):
+        return x @ self.make(self.code).view(8, 8)
+
+
+def test_what_depends_on_parameters_alone_is_constant() -> None:
+    network = trace(Hyper(), torch.rand(2, 8))
+    made = {node.op: node for node in network.nodes}
+    assert made["linear"].constant
+    assert not made["matmul"].constant
+    assert made["linear"].parameters["input"] == "code"
+    assert costs(network).multiply_adds * 2 == 5 * 64 + 2 * 8 * 8
+
+
+def test_a_parameter_and_several_alike_names_may_be_returned() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return {0: self.scale, "0": x + 1}
+
+    network = trace(Odd(), torch.rand(2, 3))
+    assert list(network.outputs) == ["0", "0_"]
+    assert network.node(network.outputs["0"]).parameters == {"input": "scale"}
+    assert costs(network).parameters == 3
+
+
+def test_scalars_and_branches_taken_from_data_are_unknown_not_a_crash() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x * x.sum().item()
+
+    class Branched(nn.Module):
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    for module in (Scaled(), Branched()):
+        network = trace(module, torch.rand(2, 3))
+        assert network.source == "export"
+        assert len(costs(network).unknown) == 1
+        assert str(network)
+
+
+def test_a_dataclass_is_an_output() -> None:
+    @dataclasses.dataclass
+    class Found:
+        logits: torch.Tensor
+        count: int
+
+    class Returns(nn.Module):
+        def forward(self, x):
+            return Found(x * 2, 3)
+
+    network = trace(Returns(), torch.rand(2, 3))
+    assert network.source == "export"
+    assert list(network.outputs) == ["logits"]
+
+
+def test_hooks_leave_buffers_and_generators_alone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return x + torch.rand(()) if float(x.sum()) > 0 else x
+
+    module = Counting()
+    before = torch.get_rng_state()
+    assert trace(module, torch.ones(2, 3)).source == "hooks"
+    assert module.calls == 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "count"),
+    [("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)], 2 * 3 * 4 * 5), ("ij,kj->ik", [(2, 3), (4, 3)], 24)],
+)
+def test_einsum_is_counted(equation: str, shapes, count: int) -> None:
+    class Sums(nn.Module):
+        def forward(self, x, y):
+            return torch.einsum(equation, x, y)
+
+    counted = costs(trace(Sums(), tuple(torch.rand(shape) for shape in shapes)))
+    assert counted.multiply_adds * counted.batch == count

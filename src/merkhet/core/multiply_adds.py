@@ -14,7 +14,7 @@ from typing import Any
 from merkhet.core.graph import Network, Node, Ref, Rule
 from merkhet.core.graph.kinds import KINDS
 
-Counter = Callable[[Network, Node], int]
+Counter = Callable[[Network, Node], int | None]
 
 # Families of operations that compute without such products: they count as zero, as in the
 # field's tables. Their results show in activation memory.
@@ -84,6 +84,37 @@ def _recurrence(network: Network, node: Node) -> int:
     return math.prod(steps) * sum(math.prod(shape) for shape in shapes if len(shape) == 2)
 
 
+def _matrix_vector(network: Network, node: Node) -> int:
+    """Each entry of the matrix is used once."""
+    return math.prod(argument_shape(network, node, "mat"))
+
+
+def _summed_product(network: Network, node: Node) -> int:
+    """A batch of matrix products, summed over the batch."""
+    return math.prod(argument_shape(network, node, "batch1")) * node.shape[-1]
+
+
+def _einsum(network: Network, node: Node) -> int | None:
+    """Two factors cost one multiply-add for each combination of indices; more are not known."""
+    equation = str(node.arguments["equation"]).replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
+    if len(terms) != 2 or "." in equation:
+        return None
+    sides: dict[str, int] = {}
+    for place, term in enumerate(terms):
+        shape = _part_shape(network, node, "tensors", place)
+        sides.update(zip(term, shape, strict=True))
+    return math.prod(sides.values())
+
+
+def _part_shape(network: Network, node: Node, name: str, place: int) -> tuple[int, ...]:
+    """Return the shape of one tensor in an argument that is a list of them."""
+    key = f"{name}.{place}"
+    if key in node.parameters:
+        return tuple(network.tensors[node.parameters[key]].shape)
+    return network.node(node.arguments[name][place].name).shape
+
+
 COUNTERS: dict[str, Counter] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
     **{f"conv_transpose{n}d": _transposed_convolution for n in (1, 2, 3)},
@@ -93,6 +124,9 @@ COUNTERS: dict[str, Counter] = {
     "addmm": partial(_product, left="mat1"),
     "baddbmm": partial(_product, left="batch1"),
     "bilinear": _bilinear,
+    "addbmm": _summed_product,
+    "addmv": _matrix_vector,
+    "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrence),
+    **dict.fromkeys(KINDS["recurrent"], _recurrence),
 }

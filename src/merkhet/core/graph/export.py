@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import logging
@@ -22,6 +23,8 @@ from merkhet.core.graph.network import Network, Node, Ref, Shape
 # Functional spellings that run_decompositions gives to operations with a plainer name.
 PLAIN_NAMES = {
     "_native_batch_norm_legit_no_training": "batch_norm",
+    "_native_batch_norm_legit": "batch_norm",
+    "_native_batch_norm_legit_functional": "batch_norm",
     "_unsafe_view": "view",
     "native_layer_norm": "layer_norm",
     "native_group_norm": "group_norm",
@@ -32,6 +35,8 @@ PLAIN_NAMES = {
 # Of these only the first result is data; the others are statistics for a backward pass.
 FIRST_ONLY = {
     "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_functional",
     "native_layer_norm",
     "native_group_norm",
     "_fused_rms_norm",
@@ -60,17 +65,23 @@ class _Tensors(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the tensors in the network's output."""
-        found = dict(_tensors(self.inner(*args, **kwargs), ""))
+        found: dict[str, Tensor] = {}
+        for key, tensor in _tensors(self.inner(*args, **kwargs), ""):
+            while key in found:  # {0: x, "0": y}
+                key += "_"
+            found[key] = tensor
         if not found:
             raise InputError("the network returns no tensor")
         return found
 
 
 def _tensors(output: Any, key: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested tuples and mappings, keys joined by dots."""
+    """Yield the tensors in nested tuples, mappings and dataclasses, keys joined by dots."""
     if isinstance(output, Tensor):
         yield key, output
         return
+    if dataclasses.is_dataclass(output) and not isinstance(output, Mapping | type):
+        output = vars(output)
     if isinstance(output, Mapping):
         parts: Iterator[tuple[Any, Any]] = iter(output.items())
     elif isinstance(output, tuple | list):
@@ -96,16 +107,20 @@ class _Builder:
         """Return the network."""
         self._placeholders()
         for found in self.program.graph.nodes:
-            if found.op == "call_function" and _results(found):
+            if found.op == "call_function" and (_results(found) or found.users):
                 self._operation(found)
-        outputs = self.program.graph_signature.user_outputs
+        names = self.program.graph_signature.user_outputs
         keys = self.program.call_spec.out_spec.context  # the dict's keys, in order
-        return Network(
-            tuple(self.nodes.values()),
-            {key: self._resolve(str(name)) for key, name in zip(keys, outputs, strict=True)},
-            shared_names(self.module)[1],
-            source="export",
-        )
+        outputs = {key: self._output(str(name)) for key, name in zip(keys, names, strict=True)}
+        tensors = shared_names(self.module)[1]
+        return Network(tuple(self.nodes.values()), outputs, tensors, source="export")
+
+    def _output(self, name: str) -> str:
+        """Return the node that an output is; a parameter that is returned becomes one."""
+        if name in self.stored and self._resolve(name) not in self.nodes:
+            (found,) = (node for node in self.program.graph.nodes if node.name == name)
+            self._add(found, name, "literal", {}, (), {"input": self.stored[name]})
+        return self._resolve(name)
 
     def _placeholders(self) -> None:
         """Take in inputs, parameters, buffers and constants."""
@@ -121,7 +136,7 @@ class _Builder:
             elif found.name in signature.user_inputs:
                 self._add(found, next(names), "input", {}, ())
             else:
-                self._add(found, found.name, "constant", {}, ())
+                self._add(found, found.name, "literal", {}, ())
 
     def _operation(self, found: fx.Node) -> None:
         """Take in one call."""
@@ -147,6 +162,8 @@ class _Builder:
             ]
         if not isinstance(value, fx.Node):
             return value
+        if value.op == "get_attr":  # a branch of control flow, not data
+            return str(value.target)
         if value.name in self.stored:
             parameters[name] = self.stored[value.name]
             return None

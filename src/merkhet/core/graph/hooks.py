@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,7 +81,8 @@ def hook_network(
         watcher.input(value, [*map(str, range(len(args))), *kwargs][place])
     handles = watcher.hooks()
     try:
-        output = module(*args, **kwargs)
+        with _undisturbed(module):
+            output = module(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
         first = str(error).strip().partition("\n")[0]
@@ -190,6 +192,18 @@ class _Watcher:
         }
         tensors = shared_names(self.module)[1]
         return Network(tuple(self.nodes), outputs, tensors, source="hooks", reason=reason)
+
+
+@contextmanager
+def _undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put buffers and random generators back as they were: this pass is only looked at."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def _same_entries(one: Tensor, other: Tensor) -> bool:
