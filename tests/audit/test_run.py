@@ -137,6 +137,11 @@ def test_findings_come_by_weight_and_are_ten_at_most(report) -> None:
         (torch.rand(1, 1, 8, 8), "at least 2 inputs"),
         (torch.rand(4, 3, 8, 8), "does not|picture|channel"),
         ((torch.rand(4, 1, 8, 8), torch.zeros(3)), "4 inputs but 3 labels"),
+        ((torch.rand(4, 1, 8, 8), torch.zeros(4)), r"give integers of shape \(4,\)"),
+        ((torch.rand(4, 1, 8, 8), torch.eye(4).long()), r"labels\.argmax\(1\)"),
+        ((torch.rand(4, 1, 8, 8), torch.tensor([0, 1, -1, 2])), "number the classes from 0"),
+        ([1, 2, 3], r"not list: write torch\.as_tensor"),
+        (None, "not NoneType"),
         ("no-such-data", "no-such-data"),
     ],
 )
@@ -144,6 +149,67 @@ def test_bad_data_is_one_clear_line(data, words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         audit(SmallCNN(widths=(4,)), data)
     assert "\n" not in str(error.value)
+
+
+class Odd(nn.Module):
+    """Returns what no check but the cost's can use."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        scores = x.flatten(1)[:, :5]
+        return {
+            "scalar": scores.sum(),
+            "one number": scores.sum(1),
+            "whole numbers": scores.argmax(1),
+            "truth values": scores > 0,
+            "complex numbers": torch.complex(scores, scores),
+        }[self.kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["scalar", "one number", "whole numbers", "truth values", "complex numbers"]
+)
+def test_odd_outputs_are_refused_by_the_checks_that_cannot_use_them(kind: str, tmp_path) -> None:
+    inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = audit(Odd(kind), (inputs, torch.arange(20) % 5))
+    assert not found.failed
+    assert "cost" in found.sections
+    assert "accuracy" in found.skipped
+    found.write(tmp_path / "r.html")
+
+
+def test_a_constant_network_is_found_out(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with torch.no_grad():
+        module[1].weight.zero_()
+    inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = audit(module, inputs)
+    assert found.findings[0].name == "stability(constant)"
+    found.write(tmp_path / "r.html")
+
+
+def test_markup_in_names_stays_text(tmp_path: Path) -> None:
+    name = """<script>alert("1")</script> & 'é'"""
+    found = audit(nn.Flatten(), torch.rand(20, 1, 8, 8), name=name, checks=["cost"])
+    page, _ = found.write(tmp_path / "r.html")
+    assert "<script>alert" not in page.read_text(encoding="utf-8")
+    parser = Pages()
+    parser.feed(page.read_text(encoding="utf-8"))
+    assert name in parser.text
+
+
+def test_weights_that_are_not_there_are_asked_for() -> None:
+    with pytest.raises(InputError, match="meta device: load them first"):
+        audit(SmallCNN(widths=(4,)).to("meta"), torch.rand(4, 1, 8, 8))
+
+
+def test_a_script_module_inside_is_left_alone() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), torch.jit.script(nn.ReLU()), nn.Flatten())
+    found = audit(module, torch.rand(20, 1, 8, 8), checks=["cost"])
+    assert "cost" in found.sections
 
 
 def test_a_network_that_returns_nan_is_refused() -> None:

@@ -45,7 +45,7 @@ def test_an_interrupted_trial_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert [found.name for found in (tmp_path / "stability").iterdir() if found.is_file()] == [
         "two_steps.json"
     ]
-    assert not list((tmp_path / "stability" / ".work").iterdir())
+    assert not (tmp_path / "stability" / ".work").exists()
 
 
 def test_sizes_folders_and_names_are_checked(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ def has_no_labels(subject: Subject) -> str | None:
         return "the data has no labels"
     with evaluating(subject.module):
         output = subject.forward(subject.inputs[:2])
-    if output.dim() != 2:
-        return f"the network's output has shape {tuple(output.shape)}, not one score per class"
+    if output.dim() != 2 or not output.is_floating_point():
+        shape = tuple(output.shape)
+        return f"the network's output has shape {shape} and {output.dtype}, not scores by class"
     if int(subject.labels.max()) >= output.shape[1]:
         return f"labels go to {int(subject.labels.max())}, the network has {output.shape[1]} scores"
     return None

@@ -48,8 +48,10 @@ def make_subject(
     """
     if samples < 2:
         raise InputError(f"an audit needs at least 2 samples, not {samples}")
-    inputs, labels, classes, title = _sample(data, samples, seed)
     where = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    if where.type == "meta":
+        raise InputError("the network's weights are on the meta device: load them first")
+    inputs, labels, classes, title = _sample(data, samples, seed)
     inputs = inputs.to(where)
     prepare = preprocess or _unchanged
     batch = prepare(inputs[:TRACED_BATCH])
@@ -87,22 +89,42 @@ def _sample(
         drawn = data.sample(min(samples, len(data)), seed)
         title = f"{data.name}, {data.split}" if data.split else data.name
         return drawn.floats(), drawn.labels, drawn.classes, title
-    inputs, labels = data if isinstance(data, tuple) else (data, None)
+    inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    _check(inputs, labels)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:samples]
+    kept = None if labels is None else labels[order.to(labels.device)].long()
+    return inputs.detach()[order.to(inputs.device)], kept, (), "tensor"
+
+
+def _check(inputs: object, labels: object) -> None:
+    """Refuse tensors that are not inputs, or labels that do not go with them."""
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor | None):
+        raise InputError(
+            "data is the name or path of a data set, Pictures, a tensor of inputs, or a tuple "
+            f"(inputs, labels) of tensors, not {type(inputs).__name__}: "
+            "write torch.as_tensor(inputs)"
+        )
     if inputs.dim() == 0 or len(inputs) < 2:
         raise InputError(f"an audit needs at least 2 inputs, not {tuple(inputs.shape)}")
     _refuse_nan(inputs, "the inputs hold NaN or infinity")
-    if labels is not None and len(labels) != len(inputs):
+    if labels is None:
+        return
+    if len(labels) != len(inputs):
         raise InputError(f"{len(inputs)} inputs but {len(labels)} labels: give one for each")
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:samples]
-    kept = None if labels is None else labels[order.to(labels.device)]
-    return inputs[order.to(inputs.device)], kept, (), "tensor"
+    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype}: give integers of shape "
+            f"({len(inputs)},), of one-hot vectors labels.argmax(1)"
+        )
+    if int(labels.min()) < 0:
+        raise InputError(f"labels go down to {int(labels.min())}: number the classes from 0")
 
 
 def _refuse_nan(values: Tensor, message: str) -> None:
     """Raise an error that names the first example with a value that is not finite."""
-    if not values.is_floating_point():
+    if not values.is_floating_point() or not values.numel() or not values.dim():
         return
-    bad = (~values.isfinite()).flatten(1).any(1).nonzero()
+    bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
     if len(bad):
         raise InputError(f"{message} (first in example {int(bad[0])})")
 

@@ -94,7 +94,7 @@ def _inside(module: nn.Module, run: Callable[[], float]) -> dict[str, float]:
 
     handles = []
     for path, part in module.named_modules():
-        if not any(part.children()):
+        if not any(part.children()) and not isinstance(part, torch.jit.ScriptModule):
             handles.append(part.register_forward_pre_hook(enter(path)))
             handles.append(part.register_forward_hook(leave(path)))
     try:

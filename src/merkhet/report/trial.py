@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -126,6 +127,8 @@ class Trial:
         self.record.seconds = max(self.record.seconds, time.perf_counter() - started)
         path = self.record.write(self.folder)
         shutil.rmtree(self._work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other experiments may have steps kept there
+            self._work.parent.rmdir()
         return path
 
 

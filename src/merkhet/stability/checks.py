@@ -21,6 +21,7 @@ from merkhet.stability.pictures import plot_curves
 FEWEST = 16  # inputs below which the intervals say nothing
 INNER_LAYERS = 3
 QUIET = 0.2  # of the yardstick; below it a movement is no finding
+SAME = 1e-6  # relative distance below which outputs differ by rounding alone
 OUTPUT = ""
 
 
@@ -92,6 +93,10 @@ def refuse(subject: Subject) -> str | None:
         return f"translations and deformations act on pictures and signals, not on {subject.kind}"
     if min(subject.inputs.shape[2:]) < 4:
         return f"the inputs are too small to be moved: {tuple(subject.inputs.shape[2:])}"
+    with evaluating(subject.module):
+        output = subject.forward(subject.inputs[:2])
+    if not output.is_floating_point():
+        return f"the network's output is {output.dtype}, which has no distances"
     if len(subject.inputs) < FEWEST:
         return f"{len(subject.inputs)} inputs are too few: {FEWEST} at least"
     return None
@@ -131,6 +136,7 @@ def stability(subject: Subject, seconds: float) -> Section:
     changed = {motion.kind: _changed(subject, inputs, motion, conditions) for motion in motions}
     outputs = {kind: found[OUTPUT] for kind, found in curves.items()}
     findings = [_finding(motion, outputs[motion.kind], changed[motion.kind]) for motion in motions]
+    findings.append(_constant(outputs[motions[0].kind]))
     return Section(
         title="Stability",
         summary=_summary(motions, outputs, changed),
@@ -221,10 +227,7 @@ def _changed(
     subject: Subject, inputs: Tensor, motion: Motion, conditions: Conditions
 ) -> float | None:
     """Return the share of inputs whose predicted label the standard size changes, or None."""
-    if (
-        subject.labels is None
-        or subject.network.node(next(iter(subject.network.outputs.values()))).shape[1:] == ()
-    ):
+    if subject.labels is None:
         return None
     moved = deformed(inputs, motion.kind, motion.standard, conditions=conditions)
     with evaluating(subject.module):
@@ -250,7 +253,9 @@ def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Fi
     """Say what one kind of deformation does to the output, if it does much."""
     moved, yardstick = curve.at(motion.standard), _yardstick(curve)
     words, scale = yardstick or ("the output's own length", 1.0)
-    share = moved / scale if scale > 0 else float("inf")
+    if scale < SAME:
+        return None  # said once, by _constant
+    share = moved / scale
     if share < QUIET and (changed or 0) < 0.02:
         return None
     flips = "" if changed is None else f" and changes the predicted label of {changed:.0%}"
@@ -263,6 +268,24 @@ def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Fi
         remedy=motion.remedy,
         code=motion.code.format(size=motion.standard),
         weight=min(0.95, max(0.6 * share, 4 * (changed or 0.0))),
+    )
+
+
+def _constant(curve: StabilityCurve) -> Finding | None:
+    """Say that the output is the same for all inputs, if it is."""
+    apart = curve.all_label
+    if apart is None or apart.value >= SAME:
+        return None
+    return Finding(
+        name="stability(constant)",
+        value=apart.value,
+        sentence="The output is the same for all inputs, up to rounding: no deformation can move "
+        "it, and nothing can be told apart by it.",
+        yardstick="two different inputs of a network that sees them: some tenths",
+        remedy="Look for a layer that is zero, saturated or not connected, or for weights that "
+        "were not loaded.",
+        code="merkhet stability curve MODEL --data DATA --layers PATH,PATH",
+        weight=1.0,
     )
 
 

@@ -229,7 +229,8 @@ def _pair_distances(
 def _wide(values: Tensor) -> Tensor:
     """Return representations in float32 or wider, where the device has float64, (batch, n)."""
     values = values.cpu() if values.device.type == "mps" else values
-    return values.to(torch.promote_types(values.dtype, torch.float32)).flatten(1)
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    return wide.reshape(len(values), -1)
 
 
 def _norm(values: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def refuse_not_finite(values: Tensor, path: str, indices: Sequence[int]) -> None
     Raises:
         InputError: Names the layer and the input.
     """
-    finite = torch.isfinite(values).flatten(1).all(1)
+    finite = torch.isfinite(values).reshape(len(values), -1).all(1)
     if not bool(finite.all()):
         index = indices[int((~finite).nonzero()[0])]
         raise InputError(

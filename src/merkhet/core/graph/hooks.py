@@ -110,6 +110,8 @@ class _Watcher:
         """Watch every module; return the handles of the hooks."""
         handles = []
         for path, part in self.module.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                continue  # takes no hooks: what it computes shows as untraced
             handles.append(part.register_forward_pre_hook(self._enter))
             handles.append(part.register_forward_hook(self._leave(path), with_kwargs=True))
         return handles
