@@ -72,16 +72,17 @@ def timed(clone: Path, target: str) -> float:
 
 def installed(environment: Path) -> dict[str, float]:
     """Return megabytes of the environment, in all and of its largest packages."""
-    listed = subprocess.run(
-        ["du", "-sm", environment, *environment.glob("lib/*/site-packages/*")],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    sizes = {Path(path).name: float(size) for size, path in re.findall(r"(\d+)\t(.*)", listed)}
-    whole = sizes.pop(environment.name)
+    sizes = megabytes(*environment.glob("lib/*/site-packages/*"))
     largest = sorted(sizes, key=lambda name: -sizes[name])[:LARGEST]
+    whole = megabytes(environment)[environment.name]
     return {"everything": whole, **{name: sizes[name] for name in largest}}
+
+
+def megabytes(*paths: Path) -> dict[str, float]:
+    """Return the size of files and folders by name."""
+    listed = subprocess.run(["du", "-sm", *paths], check=True, capture_output=True, text=True)
+    found = re.findall(r"(\d+)\t(.*)", listed.stdout)
+    return {Path(path).name: float(size) for size, path in found}
 
 
 def found() -> list[str]:

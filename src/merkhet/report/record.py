@@ -114,7 +114,13 @@ def read_record(path: Path | str) -> Record:
 
 def command_line() -> str:
     """Return the command that runs this program again, without this machine's paths."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    if program.suffix != ".py":
+        return shlex.join([program.name, *sys.argv[1:]])
+    script = program.resolve()
+    below = script.is_relative_to(Path.cwd())
+    named = script.relative_to(Path.cwd()) if below else Path(script.name)
+    return shlex.join(["python", str(named), *sys.argv[1:]])
 
 
 def commit() -> str:
