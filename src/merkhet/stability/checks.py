@@ -267,7 +267,7 @@ def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Fi
         yardstick=f"{words} are {scale:.2f} apart",
         remedy=motion.remedy,
         code=motion.code.format(size=motion.standard),
-        weight=min(0.95, max(0.6 * share, 4 * (changed or 0.0))),
+        weight=min(0.95, max(0.75 * share, 5 * (changed or 0.0))),
     )
 
 
