@@ -28,7 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="clone into this folder and leave it there")
     chosen = parser.parse_args().keep
-    record = Record("audit", "installation", "small", seeds=[0])
+    command = "python benchmarks/installation.py"
+    record = Record("audit", "installation", "small", seeds=[0], command=command)
     with tempfile.TemporaryDirectory() as scratch:
         clone = chosen or Path(scratch) / "merkhet"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)

@@ -16,6 +16,7 @@ made = torch.nn.Linear(2, 3)
 _hidden = 1
 def build(width=2): return torch.nn.Linear(width, 1)
 def wrong(): return 3
+def raises(): raise RuntimeError("their own fault")
 """
 
 
@@ -81,11 +82,27 @@ def test_a_hugging_face_folder_gives_its_network_and_normalisation(tmp_path: Pat
         ("their_networks:biuld", "Did you mean 'build'"),
         ("their_networks:wrong", "gives a int, not a torch.nn.Module"),
         ("their_networks:_hidden", "cannot be called"),
+        ("their_networks:raises", "their_networks:raises raised RuntimeError: their own fault"),
     ],
 )
 def test_bad_targets_say_what_to_give(code: Path, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         find_target(text)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import no_such_library", "needs no_such_library, which is not installed"),
+        ("def build(:", "raised SyntaxError"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_code_that_breaks_is_named(tmp_path: Path, code: str, words: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(code)
+    with pytest.raises(InputError, match=words):
+        find_target(f"{path}:build")
 
 
 def test_wrong_arguments_show_the_right_ones(code: Path, tmp_path: Path) -> None:

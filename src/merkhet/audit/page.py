@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,11 +34,14 @@ def report_paths(path: Path | str) -> tuple[Path, Path]:
     """Return the paths of the page and of its JSON.
 
     Raises:
-        InputError: `path` does not end in .html, or is a folder.
+        InputError: `path` does not end in .html, is a folder, or nothing can be written there.
     """
     page = Path(path)
     if page.suffix != ".html" or page.is_dir():
         raise InputError(f"the report is a page: give --out NAME.html, not {str(path)!r}")
+    there = next(folder for folder in page.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"nothing can be written into {there}: give --out in another folder")
     return page, page.with_suffix(".json")
 
 

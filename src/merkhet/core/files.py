@@ -18,8 +18,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     is removed when the block fails, so `path` is either as it was or complete.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:  # name the file that was asked for, not the one beside it
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from error
     os.close(handle)
     aside = Path(name)
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,15 +178,30 @@ def _import(place: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)
         sys.path.insert(0, str(path.resolve().parent))
-        spec.loader.exec_module(module)
+        with _their_errors(place):
+            spec.loader.exec_module(module)
         return module
     sys.path.insert(0, str(Path.cwd()))
-    try:
+    with _their_errors(place):
         return importlib.import_module(place)
+
+
+@contextmanager
+def _their_errors(place: str) -> Iterator[None]:
+    """Raise what the user's code raises as one line that says whose it is."""
+    try:
+        yield
+    except InputError:
+        raise
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(f"{error.name}.")):
             raise InputError(f"no module {place!r} here or installed: {HOW}") from error
         raise InputError(f"{place} needs {error.name}, which is not installed") from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise InputError(
+            f"{place} raised {kind}: {error} (MERKHET_TRACEBACK=1 shows where)"
+        ) from error
 
 
 def _build(found: Any, place: str, name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -194,13 +211,20 @@ def _build(found: Any, place: str, name: str, arguments: dict[str, Any]) -> nn.M
         choose(f"callable in {place}:", name, names)
     built = getattr(found, name)
     if not isinstance(built, nn.Module):
-        try:
+        _check_arguments(built, arguments, f"{place}:{name}")
+        with _their_errors(f"{place}:{name}"):
             built = built(**arguments)
-        except TypeError as error:
-            raise InputError(
-                f"{place}:{name} cannot be called so: {error}; "
-                """give its arguments as JSON, as in --arguments '{"classes": 10}'"""
-            ) from error
     if not isinstance(built, nn.Module):
         raise InputError(f"{place}:{name} gives a {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+def _check_arguments(found: Any, arguments: dict[str, Any], name: str) -> None:
+    """Refuse arguments that a callable does not take, or lacks."""
+    try:
+        inspect.signature(found).bind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} cannot be called so: {error}; "
+            """give its arguments as JSON, as in --arguments '{"classes": 10}'"""
+        ) from error
