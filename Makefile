@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.merkhet-installed
 EXTRAS := text,parquet,hf,docs,dev
-SOURCES := src tests benchmarks docs examples
+SOURCES := src tests benchmarks docs
 
 .PHONY: setup demo test lint format bench docs picture clean
 
