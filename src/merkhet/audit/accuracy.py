@@ -44,7 +44,7 @@ def accuracy(subject: Subject, seconds: float) -> Section:
         figures={"accuracy": share, "accuracy(low)": low, "accuracy(high)": high},
         notes=(
             f"{len(labels)} of {len(subject.inputs)} inputs, as far as the time went. Wilson's "
-            "interval; the sample is drawn at random, as many of each label as there are.",
+            "interval; the sample is drawn at random from the data given.",
         ),
     )
 
@@ -63,7 +63,7 @@ def _scores(subject: Subject, seconds: float) -> torch.Tensor:
 
 def _findings(share: float, high: float, chance: float) -> tuple[Finding, ...]:
     """Warn of a network that does no better than chance."""
-    if high > max(2 * chance, chance + 0.05):
+    if chance == 1 or high > max(2 * chance, chance + 0.05):
         return ()
     return (
         Finding(

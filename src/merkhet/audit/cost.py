@@ -163,6 +163,8 @@ def _heaviest(counted: Costs, timed: Latency) -> Finding | None:
     modules = counted.by_module()
     work = (modules[path].multiply_adds or 0) if path in modules else 0.0
     part = work / max(counted.multiply_adds, 1)
+    if share < 0.1:
+        return None
     slow = share > 2 * part and share > 0.2
     return Finding(
         name=f"cost(time,{path})",

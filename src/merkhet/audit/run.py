@@ -19,7 +19,7 @@ from merkhet.report.record import machine, now, versions
 MOST_FINDINGS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What an audit found.
 
@@ -46,6 +46,10 @@ class Report:
         """The findings of all checks, the weightiest first, ten at most."""
         every = [finding for section in self.sections.values() for finding in section.findings]
         return sorted(every, key=lambda finding: -finding.weight)[:MOST_FINDINGS]
+
+    def __repr__(self) -> str:
+        lines = [f"Report on {self.subject.name}, {self.seconds:.1f} s"]
+        return "\n- ".join([*lines, *(finding.sentence for finding in self.findings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON has it, without its pictures."""
@@ -156,6 +160,7 @@ def find_checks(names: Iterable[str] | None = None) -> list[Check]:
         for module in discovery.parts("checks").values()
         for check in module.CHECKS
     }
+    names = [names] if isinstance(names, str) else names
     chosen = every if names is None else {choose("check", name, every) for name in names}
     return sorted((every[name] for name in chosen), key=lambda check: (check.seconds, check.name))
 

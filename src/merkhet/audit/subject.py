@@ -56,8 +56,7 @@ def make_subject(
     prepare = preprocess or _unchanged
     batch = prepare(inputs[:TRACED_BATCH])
     network = trace(module, batch)
-    with evaluating(module):
-        output = main_tensor(module(batch))
+    output = _output(module, batch)
     _refuse_nan(output, "the network returns NaN or infinity for ordinary inputs")
     return Subject(
         module=module,
@@ -71,6 +70,16 @@ def make_subject(
         seed=seed,
         batch_size=_batch_size(network),
     )
+
+
+def _output(module: nn.Module, batch: Any) -> Tensor:
+    """Return the network's main output for a batch, having made sure that it runs."""
+    with evaluating(module):
+        try:
+            return main_tensor(module(batch))
+        except (IndexError, RuntimeError, TypeError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise InputError(f"the network does not run on the data: {first}") from error
 
 
 def _batch_size(network: Network) -> int:

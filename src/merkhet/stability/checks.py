@@ -54,8 +54,8 @@ MOTIONS = (
         "A shift by {size:g} pixels",
         "Train on shifted copies, and average before sub-sampling (a wider last pooling buys "
         "invariance).",
-        "images = merkhet.core.deformations.translate("
-        "images, {size:g} * torch.randn(len(images), 2))",
+        "from merkhet.core.deformations import translate; "
+        "images = translate(images, {size:g} * torch.randn(len(images), 2))",
     ),
     Motion(
         "rotation",
@@ -63,7 +63,8 @@ MOTIONS = (
         10.0,
         "A rotation by {size:g} degrees",
         "Train on rotated copies.",
-        "images = merkhet.core.deformations.rotate(images, {size:g} * torch.randn(len(images)))",
+        "from merkhet.core.deformations import rotate; "
+        "images = rotate(images, {size:g} * torch.randn(len(images)))",
     ),
     Motion(
         "scaling",
@@ -71,8 +72,8 @@ MOTIONS = (
         0.1,
         "A change of size by {size:.0%}",
         "Train on scaled copies.",
-        "images = merkhet.core.deformations.rescale("
-        "images, 1 + {size:g} * torch.randn(len(images)))",
+        "from merkhet.core.deformations import rescale; "
+        "images = rescale(images, 1 + {size:g} * (2 * torch.rand(len(images)) - 1))",
     ),
     Motion(
         "deformation",
@@ -80,9 +81,9 @@ MOTIONS = (
         2.0,
         "A smooth deformation by up to {size:g} pixels",
         "Train on deformed copies; small patches buy stability to deformations.",
-        "images = merkhet.core.deformations.deform(images, merkhet.core.deformations."
-        "smooth_displacement(images.shape[2:], {size:g}, {gradient:.2g}, count=len(images), "
-        "generator=generator))",
+        "from merkhet.core.deformations import deform, smooth_displacement; "
+        "images = deform(images, smooth_displacement(images.shape[2:], {size:g}, {gradient:.2g}, "
+        "count=len(images), generator=torch.default_generator))",
     ),
 )
 
@@ -171,8 +172,13 @@ def scaled(motion: Motion, subject: Subject) -> Motion:
         unit * motion.standard,
         motion.words,
         motion.remedy,
-        motion.code.replace("{gradient:.2g}", f"{gradient:.2g}"),
+        _for_kind(motion.code.replace("{gradient:.2g}", f"{gradient:.2g}"), subject),
     )
+
+
+def _for_kind(code: str, subject: Subject) -> str:
+    """Return a remedy's line for the inputs at hand: a signal moves along one axis."""
+    return code.replace("len(images), 2)", "len(images))") if subject.kind == "signals" else code
 
 
 def inner_layers(subject: Subject) -> tuple[str, ...]:

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from merkhet.stability import StabilityCurve
 
 
+SIZES = {
+    "translation": "0.25,0.5,1,2,4",
+    "rotation": "1,2,5,10,20",
+    "scaling": "0.01,0.02,0.05,0.1,0.2",
+    "deformation": "0.25,0.5,1,2,4",
+}
+
+
 def curve(
     model: Annotated[
         str,
@@ -27,8 +35,8 @@ def curve(
         str, typer.Option(help="translation, rotation, scaling or deformation.")
     ] = "rotation",
     sizes: Annotated[
-        str, typer.Option(help="Sizes: pixels, degrees, or relative change of size.")
-    ] = "1,2,5,10,20",
+        str | None, typer.Option(help="Sizes: pixels, degrees, or relative change of size.")
+    ] = None,
     layers: Annotated[
         str, typer.Option(help="Paths of layers, with commas; the output comes last.")
     ] = "",
@@ -65,7 +73,7 @@ def curve(
         target.module,
         pictures.floats(),
         kind,
-        numbers(sizes, "--sizes", ",", float),
+        numbers(sizes or SIZES.get(kind, "1"), "--sizes", ",", float),
         layers=(*filter(None, layers.split(",")), ""),
         labels=pictures.labels,
         preprocess=target.preparation(mean, std, pictures.images.shape[1]),
