@@ -88,6 +88,23 @@ def test_a_perfect_network_is_seen_as_one() -> None:
     assert not found.findings
 
 
+def test_a_balanced_binary_classifier_that_works_is_not_called_broken() -> None:
+    labels = torch.arange(64) % 2
+    found = audit(nn.Identity(), (torch.eye(2)[labels], labels), checks=["accuracy"])
+    assert not found.findings
+
+
+def test_a_preparation_that_writes_in_place_changes_nothing() -> None:
+    pictures = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    network, labels = nn.Flatten(), torch.arange(20) % 5
+    moved = [
+        audit(network, (pictures.clone(), labels), preprocess=prepare, checks=["stability"])
+        for prepare in (lambda x: x - 0.45, lambda x: x.sub_(0.45))
+    ]
+    figures = [report.sections["stability"].figures for report in moved]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
 def test_the_network_is_left_as_found() -> None:
     module = SmallCNN(widths=(4,)).train()
     before = {key: value.clone() for key, value in module.state_dict().items()}

@@ -39,7 +39,7 @@ def accuracy(subject: Subject, seconds: float) -> Section:
         summary=f"The network labels {share:.1%} of {len(labels)} examples rightly "
         f"(95 % interval {low:.1%} to {high:.1%}); always the most frequent label would be right "
         f"on {chance:.1%}.",
-        findings=_findings(share, high, chance),
+        findings=_findings(share, low, chance),
         tables=(_table(subject, right.cpu(), labels.cpu()),),
         figures={"accuracy": share, "accuracy(low)": low, "accuracy(high)": high},
         notes=(
@@ -61,9 +61,9 @@ def _scores(subject: Subject, seconds: float) -> torch.Tensor:
     return torch.cat(scores)
 
 
-def _findings(share: float, high: float, chance: float) -> tuple[Finding, ...]:
+def _findings(share: float, low: float, chance: float) -> tuple[Finding, ...]:
     """Warn of a network that does no better than chance."""
-    if chance == 1 or high > max(2 * chance, chance + 0.05):
+    if chance == 1 or low > chance:
         return ()
     return (
         Finding(

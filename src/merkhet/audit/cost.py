@@ -18,7 +18,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def cost(subject: Subject, seconds: float) -> Section:
     """Count and measure what each module costs."""
     counted = costs(subject.network)
-    batch = subject.preprocess(subject.inputs[:LATENCY_BATCH])
+    batch = subject.preprocess(subject.inputs[:LATENCY_BATCH].clone())
     timed = latency(subject.module, batch, seconds=min(seconds / 2, MOST_SECONDS))
     modules = _largest(counted, timed)
     return Section(

@@ -54,7 +54,7 @@ def make_subject(
     inputs, labels, classes, title = _sample(data, samples, seed)
     inputs = inputs.to(where)
     prepare = preprocess or _unchanged
-    batch = prepare(inputs[:TRACED_BATCH])
+    batch = prepare(inputs[:TRACED_BATCH].clone())
     network = trace(module, batch)
     output = _output(module, batch)
     _refuse_nan(output, "the network returns NaN or infinity for ordinary inputs")

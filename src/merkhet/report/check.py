@@ -54,7 +54,7 @@ class Subject:
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's main output for raw inputs."""
-        return main_tensor(self.module(self.preprocess(inputs)))
+        return main_tensor(self.module(self.preprocess(inputs.clone())))  # it may write in place
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def reading(
 
         def forward(inputs: Tensor) -> dict[str, Tensor]:
             kept.clear()
-            module(prepare(inputs).to(device))
+            module(prepare(inputs.clone()).to(device))  # either may write in place
             return dict(kept)
 
         yield Reader(tuple(layers), forward)
