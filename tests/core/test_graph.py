@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 from merkhet.core.costs import costs
 from merkhet.core.errors import InputError
 from merkhet.core.graph import Unknown, read, trace
+from merkhet.core.graph.hooks import hook_network
 
 sys.path.insert(0, str(Path(__file__).parent))
 import networks
@@ -301,3 +303,140 @@ def test_einsum_is_counted(equation: str, shapes, count: int) -> None:
 
     counted = costs(trace(Sums(), tuple(torch.rand(shape) for shape in shapes)))
     assert counted.multiply_adds * counted.batch == count
+
+
+class Caching(nn.Module):
+    """Makes its positions, its counts and its memory at the first call, and collects features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+        self.positions = None
+        self.plain = torch.zeros(4)
+        self.features: list[torch.Tensor] = []
+        self.by_length: dict[int, torch.Tensor] = {}
+
+    def forward(self, x):
+        if self.positions is None:
+            self.positions = torch.arange(4.0)
+            self.scale = float(self.layer.weight.abs().max())
+        self.calls = self.calls + 1
+        y = self.layer(x) + self.positions * self.scale + self.by_length.setdefault(4, x * 0)
+        self.features.append(y)
+        return y
+
+
+class CachingUntraced(Caching):
+    """The same with control flow that torch.export cannot follow, and a write it refuses."""
+
+    def forward(self, x):
+        self.plain += 1
+        return super().forward(x) if float(x.sum()) < 1e9 else x
+
+
+@pytest.mark.parametrize("kind", [Caching, CachingUntraced])
+def test_what_a_first_call_makes_is_not_left_behind(kind) -> None:
+    module = kind()
+    names, buffer = set(vars(module)), module.calls
+    network = trace(module, torch.ones(2, 4))
+    assert network.source == ("export" if kind is Caching else "hooks")
+    assert set(vars(module)) == names
+    assert module.positions is None
+    assert module.calls is buffer
+    assert module.calls == 0
+    assert torch.equal(module.plain, torch.zeros(4))
+    assert module.features == []
+    assert module.by_length == {}
+    assert module(torch.ones(2, 4)).shape == (2, 4)
+
+
+@functools.lru_cache
+def remembered(length: int) -> torch.Tensor:
+    return torch.arange(float(length))
+
+
+def test_a_cache_outside_the_network_holds_real_tensors() -> None:
+    class Positions(nn.Module):
+        def forward(self, x):
+            return x + remembered(x.shape[1])
+
+    trace(Positions(), torch.ones(2, 5))
+    assert type(remembered(5)) is torch.Tensor
+    assert torch.equal(Positions()(torch.zeros(1, 5))[0], torch.arange(5.0))
+
+
+def test_inputs_that_the_network_does_not_run_on_are_refused_though_export_takes_them() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(3, 4)
+
+        def forward(self, x):
+            return self.table(x)
+
+    with pytest.raises(InputError, match=r"shape \(2\) int64: index out of range"):
+        trace(Table(), torch.tensor([0, 7]))
+
+
+def test_a_network_that_returns_no_tensor_is_refused() -> None:
+    class Counts(nn.Module):
+        def forward(self, x):
+            return len(x)
+
+    with pytest.raises(InputError, match="returns int without a tensor"):
+        trace(Counts(), torch.ones(2, 4))
+
+
+def test_hooks_see_that_a_tensor_was_written_into_between_modules() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            assert bool(x.isfinite().all())
+            y = self.act(self.a(x))
+            y += x
+            return self.b(y)
+
+    network = trace(Skip(), torch.ones(2, 4))
+    assert network.source == "hooks"
+    assert [node.op for node in network.nodes] == ["input", "linear", "relu", "untraced", "linear"]
+    assert network.node("act_0").inputs == ("a_0",)
+    assert network.node("b_0").inputs == ("untraced_3",)
+
+
+def test_hooks_follow_a_dataclass_and_no_memory() -> None:
+    @dataclasses.dataclass
+    class Found:
+        logits: torch.Tensor
+
+    class Meta(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Linear(4, 4, device="meta") for _ in range(2))
+
+        def forward(self, x):
+            return Found(self.b(torch.relu(self.a(x))))
+
+    network = hook_network(Meta().eval(), (torch.ones(2, 4, device="meta"),), {}, "asked for")
+    assert [node.op for node in network.nodes] == ["input", "linear", "untraced", "linear"]
+    assert network.node(network.outputs[""]).op == "linear"
+
+
+def test_the_inputs_of_a_network_that_writes_into_them_are_left_alone() -> None:
+    class Writes(nn.Module):
+        def forward(self, x):
+            x += 1
+            return x if float(x.sum()) > 0 else -x
+
+    given = torch.zeros(2, 3)
+    assert trace(Writes(), given).source == "hooks"
+    assert torch.equal(given, torch.zeros(2, 3))
+
+
+def test_a_lazy_network_is_initialised() -> None:
+    network = trace(nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d()), torch.ones(2, 4))
+    assert [node.op for node in network.nodes] == ["input", "linear", "batch_norm"]
+    assert costs(network).parameters == 3 * 4 + 3 + 2 * 3

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from merkhet.core.graph.trace import as_call
+from merkhet.core.calls import as_call, copied
 from merkhet.core.modes import evaluating
 
 
@@ -54,9 +54,10 @@ def latency(
     deadline = time.perf_counter() + seconds
 
     def run() -> float:
+        own_args, own_kwargs = copied(args), copied(kwargs)  # the network may write into them
         _wait()
         start = time.perf_counter()
-        module(*args, **kwargs)
+        module(*own_args, **own_kwargs)
         _wait()
         return time.perf_counter() - start
 

@@ -11,12 +11,19 @@ from torch import nn
 
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put `module` into one mode, and every part of it back into its own, whatever happens."""
+    """Put `module` into one mode, and every part of it back into its own, whatever happens.
+
+    Both ways go through `train`, which networks override to do more than set a flag (adapters
+    that merge themselves into the weights they adapt, norms that stay frozen).
+    """
     modes = {part: part.training for part in module.modules()}
     module.train(training)
     try:
         yield
     finally:
+        for part, mode in modes.items():  # the outer ones first: `train` sets all inside
+            if part.training != mode:
+                part.train(mode)
         for part, mode in modes.items():
             part.training = mode
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import io
 import logging
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from merkhet.core.errors import InputError
+from merkhet.core.calls import named_tensors
 from merkhet.core.graph.network import Network, Node, Ref, Shape
 
 # Functional spellings that run_decompositions gives to operations with a plainer name.
@@ -66,30 +65,11 @@ class _Tensors(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the tensors in the network's output."""
         found: dict[str, Tensor] = {}
-        for key, tensor in _tensors(self.inner(*args, **kwargs), ""):
+        for key, tensor in named_tensors(self.inner(*args, **kwargs)):
             while key in found:  # {0: x, "0": y}
                 key += "_"
             found[key] = tensor
-        if not found:
-            raise InputError("the network returns no tensor")
         return found
-
-
-def _tensors(output: Any, key: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested tuples, mappings and dataclasses, keys joined by dots."""
-    if isinstance(output, Tensor):
-        yield key, output
-        return
-    if dataclasses.is_dataclass(output) and not isinstance(output, Mapping | type):
-        output = vars(output)
-    if isinstance(output, Mapping):
-        parts: Iterator[tuple[Any, Any]] = iter(output.items())
-    elif isinstance(output, tuple | list):
-        parts = iter(enumerate(output))
-    else:
-        return
-    for name, part in parts:
-        yield from _tensors(part, f"{key}.{name}" if key else str(name))
 
 
 @dataclass
@@ -266,7 +246,7 @@ def _argument_names(
 ) -> list[str]:
     """Return a name for every tensor that is given, after the parameters of `forward`."""
     given = {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs}
-    return [key for name, value in given.items() for key, _ in _tensors(value, name)]
+    return [key for name, value in given.items() for key, _ in named_tensors(value, name)]
 
 
 @contextmanager

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from merkhet.core.errors import InputError
+from merkhet.core.calls import named_tensors
 from merkhet.core.graph.export import shared_names
 from merkhet.core.graph.network import Network, Node, Ref
 
@@ -64,35 +63,36 @@ def hook_network(
 ) -> Network:
     """Trace a module by running it once and watching the calls of its innermost modules.
 
-    Tensors computed outside modules appear as nodes of the operation "untraced" without
-    inputs, so that no reading takes them for something they are not.
+    Tensors computed outside modules, in place or not, appear as nodes of the operation
+    "untraced" without inputs, so that no reading takes them for something they are not.
 
     Args:
-        module: The network.
+        module: The network, which is known to run.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         reason: Why torch.export could not trace it.
-
-    Raises:
-        InputError: The network does not run on these inputs.
     """
     watcher = _Watcher(module)
-    for place, value in enumerate([*args, *kwargs.values()]):
-        watcher.input(value, [*map(str, range(len(args))), *kwargs][place])
+    for name, value in [*enumerate(args), *kwargs.items()]:
+        watcher.input(value, str(name))
     handles = watcher.hooks()
     try:
-        with _undisturbed(module):
-            output = module(*args, **kwargs)
-    except Exception as error:
-        shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"the network does not run on inputs of shape {shapes}: {first}"
-        ) from error
+        output = module(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
     return watcher.network(output, reason)
+
+
+Seen = tuple[Tensor, int]  # a tensor, and how often it had been written into
+
+
+@dataclass
+class _Call:
+    """A call that is running."""
+
+    given: list[Seen]
+    inner: bool = False  # does it call other modules?
 
 
 @dataclass
@@ -101,10 +101,13 @@ class _Watcher:
 
     module: nn.Module
     nodes: list[Node] = field(default_factory=list)
-    open: list[bool] = field(default_factory=list)  # for each running call: has it inner calls?
+    open: list[_Call] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
-    maker: dict[int, str] = field(default_factory=dict)  # id of a tensor -> node that made it
-    alive: list[Tensor] = field(default_factory=list)  # so that ids are not used again
+    maker: dict[int, tuple[int, str]] = field(default_factory=dict)  # by id: version, its node
+    alive: dict[int, list[Tensor]] = field(default_factory=dict)  # by address; keeps ids unique
+
+    def __post_init__(self) -> None:
+        self.canonical, self.tensors = shared_names(self.module)
 
     def hooks(self) -> list[Any]:
         """Watch every module; return the handles of the hooks."""
@@ -112,40 +115,39 @@ class _Watcher:
         for path, part in self.module.named_modules():
             if isinstance(part, torch.jit.ScriptModule):
                 continue  # takes no hooks: what it computes shows as untraced
-            handles.append(part.register_forward_pre_hook(self._enter))
-            handles.append(part.register_forward_hook(self._leave(path), with_kwargs=True))
+            handles.append(part.register_forward_pre_hook(self._enter, with_kwargs=True))
+            handles.append(part.register_forward_hook(self._leave(path)))
         return handles
 
     def input(self, value: Any, name: str) -> None:
         """Take in an input of the network."""
         for tensor in _flat(value):
-            self._append(tensor, Node(f"input_{name}", "input", "", "", 0, (), (), None))
+            self._append(Node(f"input_{name}", "input", "", "", 0, (), (), None), [tensor])
 
-    def _enter(self, _module: nn.Module, _inputs: Any) -> None:
+    def _enter(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.open:
-            self.open[-1] = True
-        self.open.append(False)
+            self.open[-1].inner = True
+        self.open.append(_Call([(tensor, _version(tensor)) for tensor in _flat([args, kwargs])]))
 
     def _leave(self, path: str) -> Any:
-        def hook(part: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            inner = self.open.pop()
-            if not inner and path:
-                self._call(part, path, [*_flat(args), *_flat(kwargs)], _flat(output))
+        def hook(part: nn.Module, _args: Any, output: Any) -> None:
+            call = self.open.pop()
+            if not call.inner and path:
+                self._call(part, path, call.given, _flat(output))
 
         return hook
 
-    def _call(self, part: nn.Module, path: str, given: list[Tensor], results: list[Tensor]) -> None:
+    def _call(self, part: nn.Module, path: str, given: list[Seen], results: list[Tensor]) -> None:
         """Take in the call of an innermost module."""
         name = type(part).__name__
         known = name in MODULE_OPS and type(part).__module__.startswith("torch.nn.")
         op, wanted = MODULE_OPS[name] if known else (f"module:{name}", ())
-        canonical = shared_names(self.module)[0]
-        inputs = tuple(self._made_by(tensor) for tensor in given)
+        inputs = tuple(self._made_by(seen) for seen in given)
         arguments: dict[str, Any] = {key: getattr(part, key) for key in wanted}
         if known and inputs:
             arguments["input"] = Ref(inputs[0])
         parameters = {
-            key: canonical[f"{path}.{key}"]
+            key: self.canonical[f"{path}.{key}"]
             for key, _ in [*part.named_parameters(), *part.named_buffers()]
         }
         node = Node(
@@ -153,85 +155,74 @@ class _Watcher:
             *(op, path, name, self.calls[path], inputs, (), None, arguments, parameters),
         )
         self.calls[path] += 1
-        self._append(results[0] if results else None, node, results)
+        self._append(node, results)
 
-    def _append(
-        self, first: Tensor | None, node: Node, results: list[Tensor] | None = None
-    ) -> None:
+    def _append(self, node: Node, made: list[Tensor]) -> None:
         """Append a node whose results are known, and remember what it made."""
-        made = results if results is not None else [t for t in [first] if t is not None]
-        self.nodes.append(
-            replace(
-                node,
-                shapes=tuple(tuple(tensor.shape) for tensor in made),
-                dtype=made[0].dtype if made else None,
-            )
-        )
+        shapes = tuple(tuple(tensor.shape) for tensor in made)
+        self.nodes.append(replace(node, shapes=shapes, dtype=made[0].dtype if made else None))
         for tensor in made:
-            self.maker[id(tensor)] = node.name
-            self.alive.append(tensor)
+            self._remember((tensor, _version(tensor)), node.name)
 
-    def _made_by(self, tensor: Tensor) -> str:
+    def _remember(self, seen: Seen, name: str) -> None:
+        """Note which node made a tensor as it was then."""
+        tensor, version = seen
+        self.maker[id(tensor)] = version, name
+        self.alive.setdefault(_address(tensor), []).append(tensor)
+
+    def _made_by(self, seen: Seen) -> str:
         """Return the node that made a tensor; a view of a known one becomes a node."""
-        if id(tensor) in self.maker:
-            return self.maker[id(tensor)]
-        source = next((kept for kept in reversed(self.alive) if _same_entries(kept, tensor)), None)
-        place = f"{len(self.nodes)}"
-        if source is None:
-            node = Node(f"{UNTRACED}_{place}", UNTRACED, "", "", 0, (), (), None)
-        else:
-            origin = self.maker[id(source)]
-            arguments = {"input": Ref(origin), "size": list(tensor.shape)}
-            node = Node(f"view_{place}", "view", "", "", 0, (origin,), (), None, arguments)
-        self._append(tensor, node)
+        tensor, version = seen
+        made, name = self.maker.get(id(tensor), (None, ""))
+        if made == version:
+            return name
+        source = self._source(seen)
+        arguments = {"input": Ref(source), "size": list(tensor.shape)} if source else {}
+        op, inputs = ("view", (source,)) if source else (UNTRACED, ())
+        node = Node(f"{op}_{len(self.nodes)}", op, "", "", 0, inputs, (), None, arguments)
+        self._append(node, [tensor])
+        self._remember(seen, node.name)
         return node.name
+
+    def _source(self, seen: Seen) -> str:
+        """Return the node that made the same entries in another shape, "" where there is none."""
+        tensor, version = seen
+        place = _address(tensor)
+        for kept in reversed(self.alive[place] if place and place in self.alive else []):
+            made, name = self.maker[id(kept)]
+            if made == version and _same_entries(kept, tensor):
+                return name
+        return ""
 
     def network(self, output: Any, reason: str) -> Network:
         """Return the network, given what the pass returned."""
         outputs = {
-            str(place) if place else "": self._made_by(tensor)
+            str(place) if place else "": self._made_by((tensor, _version(tensor)))
             for place, tensor in enumerate(_flat(output))
         }
-        tensors = shared_names(self.module)[1]
-        return Network(tuple(self.nodes), outputs, tensors, source="hooks", reason=reason)
+        return Network(tuple(self.nodes), outputs, self.tensors, source="hooks", reason=reason)
 
 
-@contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put buffers and random generators back as they were: this pass is only looked at."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
+def _version(tensor: Tensor) -> int:
+    """Return how often the memory of a tensor was written into, where torch counts it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _address(tensor: Tensor) -> int:
+    """Return where a tensor's entries lie, 0 where it has no memory of its own."""
+    return tensor.data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
 
 
 def _same_entries(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors show the same entries of the same memory in another shape."""
+    """Tell whether two tensors at one address show the same entries, in whatever shape."""
     return (
         one.numel() == other.numel()
         and one.dtype == other.dtype
-        and one.data_ptr() == other.data_ptr()
         and one.is_contiguous()
         and other.is_contiguous()
     )
 
 
 def _flat(value: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and mappings, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, tuple | list):
-        return [tensor for part in value for tensor in _flat(part)]
-    return []
-
-
-def _describe(value: Any) -> str:
-    """Return a tensor's shape, or the type of anything else."""
-    if isinstance(value, torch.Tensor):
-        return "(" + ", ".join(map(str, value.shape)) + ")"
-    return type(value).__name__
+    """Return the tensors in arguments or results, in order."""
+    return [tensor for _, tensor in named_tensors(value)]
