@@ -440,3 +440,37 @@ def test_a_lazy_network_is_initialised() -> None:
     network = trace(nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d()), torch.ones(2, 4))
     assert [node.op for node in network.nodes] == ["input", "linear", "batch_norm"]
     assert costs(network).parameters == 3 * 4 + 3 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        torch.enable_grad,
+        lambda: torch.set_grad_enabled(True),
+    ],
+)
+def test_operations_in_a_block_keep_their_modules(block) -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x):
+            with block():
+                y = self.body(x)
+                with torch.no_grad():
+                    z = self.body(x)
+            return self.last((y + z).float())
+
+    network = trace(Blocks(), torch.ones(2, 4))
+    assert network.source == "export"
+    places = [(n.op, n.path, n.call) for n in network.nodes if n.op in ("linear", "relu")]
+    assert places == [
+        ("linear", "body.0", 0),
+        ("relu", "body.1", 0),
+        ("linear", "body.0", 1),
+        ("relu", "body.1", 1),
+        ("linear", "last", 0),
+    ]

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from merkhet.core.calls import named_tensors
 from merkhet.core.graph.network import Network, Node, Ref, Shape
+from merkhet.core.graph.places import Places
 
 # Functional spellings that run_decompositions gives to operations with a plainer name.
 PLAIN_NAMES = {
@@ -49,10 +50,11 @@ def export_network(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         Exception: Whatever torch.export raises where it cannot follow the code.
     """
     with _quiet():
-        program = torch.export.export(_Tensors(module), args, dict(kwargs), strict=False)
+        exported = torch.export.export(_Tensors(module), args, dict(kwargs), strict=False)
         # An empty table decomposes nothing but makes writes in place plain results.
-        program = program.run_decompositions({})
-    return _Builder(module, program, _argument_names(module, args, kwargs)).network()
+        program = exported.run_decompositions({})
+    places = Places(exported, type(module).__name__)
+    return _Builder(module, program, _argument_names(module, args, kwargs), places).network()
 
 
 class _Tensors(nn.Module):
@@ -79,6 +81,7 @@ class _Builder:
     module: nn.Module
     program: ExportedProgram
     names: list[str]
+    places: Places
     nodes: dict[str, Node] = field(default_factory=dict)
     stored: dict[str, str] = field(default_factory=dict)  # placeholder -> parameter or buffer
     same: dict[str, str] = field(default_factory=dict)  # dropped node -> the node it equals
@@ -163,7 +166,7 @@ class _Builder:
         while name in self.nodes:
             name += "_"
         self.same[found.name] = name
-        path, kind, call = _place(found, type(self.module).__name__)
+        path, kind, call = self.places(found)
         shapes, dtype = _results(found) or ((), None)
         self.nodes[name] = Node(
             name=name,
@@ -227,18 +230,6 @@ def _results(found: fx.Node) -> tuple[tuple[Shape, ...], torch.dtype | None] | N
     if not tensors:
         return None
     return tuple(tuple(int(n) for n in one.shape) for one in tensors), tensors[0].dtype
-
-
-def _place(found: fx.Node, root: str) -> tuple[str, str, int]:
-    """Return path, class name and call number of the innermost module a node belongs to."""
-    stack = found.meta.get("nn_module_stack")
-    if not stack or len(stack) < 2:  # the first entry is the wrapper
-        return "", root, 0
-    key, (path, kind) = list(stack.items())[-1]
-    path = path.removeprefix("inner").removeprefix(".")
-    call = key.rpartition("@")[2] if "@" in key else "0"
-    kind = kind if isinstance(kind, str) else kind.__qualname__
-    return path, kind.rpartition(".")[2], int(call)
 
 
 def _argument_names(
