@@ -50,6 +50,42 @@ def test_attention_by_hand() -> None:
     assert counted.multiply_adds == 4 * 7 * 7 * (5 + 3)
 
 
+def test_attention_with_one_query_for_the_whole_batch_by_hand() -> None:
+    class Pool(nn.Module):
+        def forward(self, x):
+            query = x[:1, :, :1]
+            return nn.functional.scaled_dot_product_attention(query, x, x)
+
+    counted = cost_of(Pool(), 3, 4, 7, 5)
+    assert counted.multiply_adds == 4 * 1 * 7 * (5 + 5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_general_convolution_by_hand(transposed: bool) -> None:
+    class General(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3, 3, 4, 4))
+
+        def forward(self, x):
+            return torch.convolution(
+                x, self.weight, None, [2, 2], [0, 0], [1, 1], transposed, [0, 0], 1
+            )
+
+    counted = cost_of(General(), 1, 3, 6, 6)
+    assert counted.multiply_adds == (3 * 6 * 6 * 3 * 16 if transposed else 3 * 2 * 2 * 3 * 16)
+
+
+def test_a_cast_fills_memory_and_a_conversion_to_the_same_does_not() -> None:
+    class Casts(nn.Module):
+        def forward(self, x):
+            return x.to(torch.float32).to(torch.float64)
+
+    counted = cost_of(Casts(), 2, 5)
+    assert counted.activation_bytes == 5 * 8
+    assert counted.peak_bytes == 5 * 8
+
+
 def test_recurrence_by_hand() -> None:
     counted = cost_of(nn.LSTM(4, 5, batch_first=True), 3, 7, 4)
     assert counted.multiply_adds == 7 * (4 * 20 + 5 * 20)

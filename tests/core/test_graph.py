@@ -159,6 +159,8 @@ def test_reading_carries_states_and_stops_at_the_unknown() -> None:
     assert reading.unknown[0].path == "1"
     patched = {**depth, "unknown": lambda node, given: given[0]}
     assert read(network, patched, {"input": 0}).output == 2
+    with pytest.raises(InputError, match="states for x: give one for each input, input"):
+        read(network, patched, {"x": 0})
 
 
 def test_constants_have_a_rule_of_their_own() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from merkhet.core.graph import Network, Node, read
 from merkhet.core.multiply_adds import counting_rules
 
-# Families whose results are views of their input, or data that is there anyway.
+# Families whose results are views of their input (casts aside), or data that is there anyway.
 FREE = {"input", "constant", "shape"}
 
 
@@ -113,7 +113,7 @@ def costs(network: Network) -> Costs:
             node,
             _new_parameters(network, node, seen),
             None if counted[node.name] is None else counted[node.name] / batch,
-            _bytes(node) / batch,
+            _bytes(network, node) / batch,
         )
         for node in network.nodes
     )
@@ -134,11 +134,20 @@ def _new_parameters(network: Network, node: Node, seen: set[str]) -> int:
     return sum(trainable[name].numel() for name in fresh)
 
 
-def _bytes(node: Node) -> int:
-    """Return the bytes of a node's results, zero for views."""
-    if node.kind in FREE or node.dtype is None:
+def _bytes(network: Network, node: Node) -> int:
+    """Return the bytes of a node's results, zero for views and for data that is there anyway."""
+    if node.dtype is None or (node.kind in FREE and not _casts(network, node)):
         return 0
     return node.size * node.dtype.itemsize
+
+
+def _casts(network: Network, node: Node) -> bool:
+    """Tell whether a conversion changes the data type, and so is no view."""
+    if node.op != "to":
+        return False
+    sources = [network.node(name).dtype for name in node.inputs]
+    sources += [network.tensors[name].dtype for name in node.parameters.values()]
+    return sources[:1] != [node.dtype]
 
 
 def _add(one: Cost, other: Cost) -> Cost:
@@ -156,7 +165,7 @@ def _peak(network: Network, sizes: Mapping[str, float]) -> float:
     source: dict[str, str] = {}
     last: dict[str, int] = {}
     for place, node in enumerate(network.nodes):
-        view = node.kind == "shape" and node.inputs
+        view = node.kind == "shape" and node.inputs and not _casts(network, node)
         source[node.name] = source[node.inputs[0]] if view else node.name
         for name in (node.name, *node.inputs):
             last[source[name]] = place

@@ -53,6 +53,12 @@ def _convolution(network: Network, node: Node) -> int:
     return node.size * math.prod(argument_shape(network, node, "weight")[1:])
 
 
+def _any_convolution(network: Network, node: Node) -> int:
+    """The general operation says by an argument which of the two it is."""
+    counter = _transposed_convolution if node.arguments["transposed"] else _convolution
+    return counter(network, node)
+
+
 def _transposed_convolution(network: Network, node: Node) -> int:
     """Each input entry is spread over the output channels of its group and the kernel."""
     spread = math.prod(argument_shape(network, node, "weight")[1:])
@@ -71,10 +77,9 @@ def _bilinear(network: Network, node: Node) -> int:
 
 def _attention(network: Network, node: Node) -> int:
     """Scores, then their product with the values; a causal mask saves nothing here."""
-    *lead, length, width = argument_shape(network, node, "query")
-    positions = argument_shape(network, node, "key")[-2]
-    value_width = argument_shape(network, node, "value")[-1]
-    return math.prod(lead) * length * positions * (width + value_width)
+    *rows, value_width = node.shape  # query, key and value broadcast against each other
+    positions, width = argument_shape(network, node, "key")[-2:]
+    return math.prod(rows) * positions * (width + value_width)
 
 
 def _recurrence(network: Network, node: Node) -> int:
@@ -116,7 +121,8 @@ def _part_shape(network: Network, node: Node, name: str, place: int) -> tuple[in
 
 
 COUNTERS: dict[str, Counter] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    "convolution": _any_convolution,
     **{f"conv_transpose{n}d": _transposed_convolution for n in (1, 2, 3)},
     **dict.fromkeys(
         ("linear", "matmul", "mm", "bmm", "dot", "mv"), partial(_product, left="input")

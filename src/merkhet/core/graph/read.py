@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from merkhet.core.errors import InputError
 from merkhet.core.graph.network import Network, Node
 
 State = TypeVar("State")
@@ -69,7 +70,12 @@ def read(network: Network, rules: Mapping[str, Rule], start: Any) -> Reading[Any
         network: The network.
         rules: A rule for each operation, by `Node.op`.
         start: The state of every input, or a dict of states by input name.
+
+    Raises:
+        InputError: `start` lacks an input, or names one that the network does not have.
     """
+    if isinstance(start, Mapping):
+        _check_start(network, start)
     states: dict[str, Any] = {}
     for node in network.nodes:
         if node.op == "input":
@@ -77,6 +83,16 @@ def read(network: Network, rules: Mapping[str, Rule], start: Any) -> Reading[Any
         else:
             states[node.name] = _state(node, tuple(states[name] for name in node.inputs), rules)
     return Reading(network, states)
+
+
+def _check_start(network: Network, start: Mapping[str, Any]) -> None:
+    """Refuse states whose names are not those of the inputs."""
+    names = {node.name for node in network.inputs}
+    if names != set(start):
+        raise InputError(
+            f"start has states for {', '.join(map(str, start)) or 'nothing'}: give one for each "
+            f"input, {', '.join(sorted(names))}"
+        )
 
 
 def _state(node: Node, given: tuple[Any, ...], rules: Mapping[str, Rule]) -> Any:
