@@ -204,7 +204,7 @@ def test_a_constant_network_is_found_out(tmp_path: Path) -> None:
         module[1].weight.zero_()
     inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     found = audit(module, inputs)
-    assert found.findings[0].name == "stability(constant)"
+    assert found.findings[0].name == "outputs(constant)"
     found.write(tmp_path / "r.html")
 
 

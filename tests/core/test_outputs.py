@@ -50,3 +50,10 @@ def test_captured_holds_the_outputs_and_takes_its_hooks_away() -> None:
     with pytest.raises(RuntimeError), captured(module, ["1"]):
         raise RuntimeError
     assert not module[1]._forward_hooks
+
+
+def test_a_loss_is_not_the_main_output() -> None:
+    loss, scores = torch.tensor(1.0), torch.rand(2, 3)
+    assert main_tensor({"loss": loss, "scores": scores}) is scores
+    assert main_tensor((loss, scores)) is scores
+    assert main_tensor((loss,)) is loss

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.audit.subject import make_subject
+from merkhet.core.errors import InputError
 from merkhet.models import ResNet18, SmallCNN, Transformer
 from merkhet.report import Subject
 from merkhet.stability import checks
@@ -49,7 +51,8 @@ def test_a_network_that_looks_at_places_is_found_unstable() -> None:
     found = {finding.name: finding for finding in section.findings}
     finding = found["stability(translation,1)"]
     assert finding.value == section.figures["stability(translation,1)"] > 0.3
-    assert f"{finding.value:.2f}" in finding.sentence
+    share = finding.value / section.figures["stability(translation,yardstick)"]
+    assert f"{share:.2f} times as far" in finding.sentence
     assert finding.weight > 0.5
 
 
@@ -57,7 +60,7 @@ def test_the_code_of_every_remedy_runs() -> None:
     import merkhet.core.deformations
 
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
-    section = checks.stability(subject_of(module), 20.0)
+    section = checks.stability(replace(subject_of(module), labels=None), 20.0)
     assert len(section.findings) == len(checks.MOTIONS)
     for finding in section.findings:
         space = {
@@ -112,9 +115,36 @@ def test_what_cannot_be_moved_is_refused_with_the_reason() -> None:
     assert checks.refuse(subject_of(ByMass())) is None
 
 
+class Slow(ByMass):
+    """Takes a millisecond for each picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.001 * len(x))
+        return super().forward(x)
+
+
 def test_the_time_decides_how_many_inputs() -> None:
-    subject = subject_of(ByMass(), count=200)
-    assert "16 of 200 inputs" in checks.stability(subject, 0.0).notes[0]
+    subject = subject_of(Slow(), count=200)
+    start = time.perf_counter()
+    section = checks.stability(subject, 3.0)
+    assert time.perf_counter() - start < 6
+    used = int(section.notes[0].split()[0])
+    assert checks.FEWEST <= used < 100
+    with pytest.raises(InputError, match=r"16 inputs, .* need about \d+ s and 0 s are left"):
+        checks.stability(subject, 0.1)
+
+
+def test_identical_inputs_are_held_against_the_output_itself() -> None:
+    same = torch.rand(1, 1, 16, 16, generator=GENERATOR).repeat(20, 1, 1, 1)
+    section = checks.stability(make_subject(ByPlace(), same), 20.0)
+    found = {finding.name: finding for finding in section.findings}
+    assert found["stability(translation,1)"].value > 0.1
+    assert "of its length" in found["stability(translation,1)"].sentence
+
+
+def test_a_map_that_moves_with_its_input_is_not_called_unstable() -> None:
+    subject = make_subject(nn.Conv2d(1, 2, 3), torch.rand(20, 1, 16, 16, generator=GENERATOR))
+    assert "equivariance_error" in (checks.refuse(subject) or "")
 
 
 def test_sizes_in_pixels_grow_with_the_picture() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from merkhet.core.costs import Cost, Costs, costs
+from merkhet.core.errors import InputError
 from merkhet.core.latency import Latency, latency
 from merkhet.report import Finding, Picture, Section, Subject, Table
-from merkhet.report.figures import COLOURS, figure, to_svg
+from merkhet.report.figures import COLOURS, figure, label, to_svg
 
 SHOWN = 12  # rows of the table and bars of the figure
 LATENCY_BATCH = 8
+FEWEST_PASSES = 8  # that `latency` makes however short the time
 MOST_SECONDS = 5.0  # measuring longer does not change a median
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -18,7 +20,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def cost(subject: Subject, seconds: float) -> Section:
     """Count and measure what each module costs."""
     counted = costs(subject.network)
-    batch = subject.preprocess(subject.inputs[:LATENCY_BATCH].clone())
+    size = _timed_batch(subject, seconds)
+    batch = subject.preprocess(subject.inputs[:size].clone())
     timed = latency(subject.module, batch, seconds=min(seconds / 2, MOST_SECONDS))
     modules = _largest(counted, timed)
     return Section(
@@ -40,6 +43,21 @@ def cost(subject: Subject, seconds: float) -> Section:
         },
         notes=_notes(subject, counted, timed, len(batch)),
     )
+
+
+def _timed_batch(subject: Subject, seconds: float) -> int:
+    """Return how many inputs to time together: as many as the least of passes can take.
+
+    Raises:
+        InputError: Not even one input fits.
+    """
+    needed = FEWEST_PASSES * subject.seconds_each
+    if needed > seconds:
+        raise InputError(
+            f"timing takes {FEWEST_PASSES} passes, here about {needed:.0f} s, and {seconds:.0f} s "
+            "are left for it: allow more seconds"
+        )
+    return min(LATENCY_BATCH, int(seconds / max(needed, 1e-9)))
 
 
 def count(value: float, unit: str = "") -> str:
@@ -107,7 +125,7 @@ def _picture(modules: dict[str, Cost], counted: Costs, timed: Latency) -> Pictur
             color=COLOURS[kind],
             label=name,
         )
-    axis.set_yticks(range(len(modules)), list(modules))
+    axis.set_yticks(range(len(modules)), [label(path) for path in modules])
     axis.invert_yaxis()
     axis.set_xlabel("share of the whole network's")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -31,6 +31,8 @@ class Report:
         seconds: How long the audit took.
         started: When it started, ISO 8601 in UTC.
         settings: Sample size, seed and budget.
+        about: What else a reader should know of the network and of how this was made: where its
+            weights are from, the command that repeats the audit.
     """
 
     subject: Subject
@@ -40,6 +42,7 @@ class Report:
     seconds: float
     started: str
     settings: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
@@ -56,6 +59,7 @@ class Report:
         return {
             "network": self.subject.name,
             "data": self.subject.data,
+            "about": self.about,
             "graph": {
                 "source": self.subject.network.source,
                 "reason": self.subject.network.reason,
@@ -101,6 +105,7 @@ def audit(
     samples: int = 256,
     seconds: float = 120.0,
     seed: int = 0,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> Report:
     """Audit a network on data.
 
@@ -117,6 +122,7 @@ def audit(
         seconds: Time budget: cheap checks come first, and what does not fit is left out and
             named.
         seed: Seed of everything random.
+        tell: Called with a line of progress before each check, such as `print`.
 
     Returns:
         The report; `write` makes the page.
@@ -125,21 +131,23 @@ def audit(
         InputError: The network does not run on the data, returns NaN, or a name is wrong.
     """
     started, start = now(), time.perf_counter()
+    chosen = find_checks(checks)
     subject = make_subject(
         module, data, name=name, preprocess=preprocess, samples=samples, seed=seed
     )
     sections: dict[str, Section] = {}
     skipped: dict[str, str] = {}
     failed: dict[str, str] = {}
-    chosen = find_checks(checks)
     for place, check in enumerate(chosen):
         left = seconds - (time.perf_counter() - start)
         refusal = check.refuse(subject) or _too_late(check, left)
         if refusal:
             skipped[check.name] = refusal
             continue
+        share = left / (len(chosen) - place)
+        tell(f"{check.name}: up to {share:.0f} s")
         try:
-            sections[check.name] = check.run(subject, left / (len(chosen) - place))
+            sections[check.name] = check.run(subject, share)
         except InputError as error:
             skipped[check.name] = str(error)
         except Exception as error:  # one broken check must not cost the others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def make_subject(
     prepare = preprocess or _unchanged
     batch = prepare(inputs[:TRACED_BATCH].clone())
     network = trace(module, batch)
+    start = time.perf_counter()
     output = _output(module, batch)
+    each = (time.perf_counter() - start) / len(inputs[:TRACED_BATCH])
     _refuse_nan(output, "the network returns NaN or infinity for ordinary inputs")
     return Subject(
         module=module,
@@ -68,7 +71,8 @@ def make_subject(
         data=title,
         preprocess=prepare,
         seed=seed,
-        batch_size=_batch_size(network),
+        batch_size=_batch_size(network, each),
+        seconds_each=each,
     )
 
 
@@ -82,10 +86,10 @@ def _output(module: nn.Module, batch: Any) -> Tensor:
             raise InputError(f"the network does not run on the data: {first}") from error
 
 
-def _batch_size(network: Network) -> int:
-    """Return how many inputs may go through the network at once without filling the memory."""
+def _batch_size(network: Network, each: float) -> int:
+    """Return how many inputs may go through at once without filling the memory or a second."""
     fitting = MOST_BYTES / max(costs(network).peak_bytes, 1)
-    return max(1, min(LARGEST_BATCH, int(fitting)))
+    return max(1, int(min(LARGEST_BATCH, fitting, 1 / max(each, 1e-9))))
 
 
 def _sample(

@@ -17,7 +17,8 @@ def main_tensor(output: Any) -> Tensor:
     """Return the tensor that matters in a network's or a layer's output.
 
     A tensor is itself; of a mapping or a Hugging Face output the logits or the last hidden
-    state, otherwise its first floating-point tensor; of a tuple or list its first tensor.
+    state, otherwise its first floating-point tensor; of a tuple or list its first tensor. A
+    scalar, as a loss is, counts only where there is nothing else.
 
     Raises:
         InputError: There is no tensor in the output.
@@ -79,11 +80,13 @@ def captured(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tens
 def _ordered(output: Any) -> Iterator[Any]:
     """Yield the parts of an output, the preferred ones first."""
     if isinstance(output, Mapping):
-        yield from (output[name] for name in PREFERRED if name in output)
-        yield from (
+        preferred = [output[name] for name in PREFERRED if name in output]
+        others = [
             part
             for part in output.values()
             if not isinstance(part, Tensor) or part.is_floating_point()
-        )
-    elif isinstance(output, list | tuple):
-        yield from output
+        ]
+    else:
+        preferred, others = [], list(output) if isinstance(output, list | tuple) else []
+    yield from preferred
+    yield from sorted(others, key=lambda part: isinstance(part, Tensor) and part.dim() == 0)

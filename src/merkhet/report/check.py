@@ -31,6 +31,7 @@ class Subject:
         preprocess: Maps raw inputs to what `module` expects (normalisation).
         seed: Seed of everything random in the audit.
         batch_size: Inputs in one forward pass.
+        seconds_each: Seconds that one input takes in a small batch, measured once.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Subject:
     preprocess: Callable[[Tensor], Tensor] = lambda inputs: inputs
     seed: int = 0
     batch_size: int = 64
+    seconds_each: float = 0.0
 
     @property
     def kind(self) -> str:

@@ -36,6 +36,16 @@ def figure(
     return made, axes
 
 
+def label(name: str) -> str:
+    """Return a name as a label that shows it as it is.
+
+    matplotlib reads mathematics between dollar signs, and leaves names that start with an
+    underscore out of legends.
+    """
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def to_svg(made: Figure) -> str:
     """Return the figure as SVG text that can stand inside an HTML page.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from merkhet.core.errors import InputError
 from merkhet.core.modes import evaluating
 from merkhet.report import Check, Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
@@ -21,6 +22,7 @@ from merkhet.stability.pictures import plot_curves
 FEWEST = 16  # inputs below which the intervals say nothing
 INNER_LAYERS = 3
 QUIET = 0.2  # of the yardstick; below it a movement is no finding
+FEW = 0.02  # of the predicted labels; fewer that change are no finding either
 SAME = 1e-6  # relative distance below which outputs differ by rounding alone
 OUTPUT = ""
 
@@ -98,6 +100,11 @@ def refuse(subject: Subject) -> str | None:
         output = subject.forward(subject.inputs[:2])
     if not output.is_floating_point():
         return f"the network's output is {output.dtype}, which has no distances"
+    if output.dim() == subject.inputs.dim() and min(output.shape[2:]) > 1:
+        return (
+            f"the output is a map, of shape {tuple(output.shape[1:])}, that should move with its "
+            "input: measure merkhet.stability.equivariance_error instead"
+        )
     if len(subject.inputs) < FEWEST:
         return f"{len(subject.inputs)} inputs are too few: {FEWEST} at least"
     return None
@@ -106,12 +113,12 @@ def refuse(subject: Subject) -> str | None:
 def stability(subject: Subject, seconds: float) -> Section:
     """Measure how far the output and some layers before it move under each kind of deformation."""
     motions = [scaled(motion, subject) for motion in MOTIONS if _applies(motion, subject)]
-    count = _affordable(subject, seconds, motions)
-    inputs = subject.inputs[:count]
-    labels = None if subject.labels is None else subject.labels[:count]
     conditions = Conditions(
         seed=subject.seed, batch_size=subject.batch_size, interpolation="bicubic"
     )
+    count = _affordable(subject, seconds, motions, conditions)
+    inputs = subject.inputs[:count]
+    labels = None if subject.labels is None else subject.labels[:count]
     layers = (*inner_layers(subject), OUTPUT)
     yardsticks = measure_yardsticks(
         subject.module,
@@ -137,7 +144,6 @@ def stability(subject: Subject, seconds: float) -> Section:
     changed = {motion.kind: _changed(subject, inputs, motion, conditions) for motion in motions}
     outputs = {kind: found[OUTPUT] for kind, found in curves.items()}
     findings = [_finding(motion, outputs[motion.kind], changed[motion.kind]) for motion in motions]
-    findings.append(_constant(outputs[motions[0].kind]))
     return Section(
         title="Stability",
         summary=_summary(motions, outputs, changed),
@@ -147,8 +153,8 @@ def stability(subject: Subject, seconds: float) -> Section:
         figures=_figures(motions, outputs, changed),
         notes=(
             f"{count} of {len(subject.inputs)} inputs, one random direction or field for each, "
-            "the same for all sizes; what comes in from outside is black. Pictures are moved by "
-            "bicubic interpolation, so that a motion by part of a pixel also blurs a little.",
+            "the same for all sizes; what comes in from outside is 0. Inputs are moved by bicubic "
+            "interpolation, so that a motion by part of a step also blurs a little.",
             "Distance: |f(x') - f(x)| / |f(x)| in the layer. The yardsticks are the same distance "
             "between different inputs. Bands are 95 % intervals over inputs.",
             "Bietti and Mairal, JMLR 2019, arXiv 1706.03078.",
@@ -160,25 +166,36 @@ CHECKS = (Check("stability", 8.0, refuse=refuse, run=stability),)
 
 
 def scaled(motion: Motion, subject: Subject) -> Motion:
-    """Return a motion whose pixels are a 32nd of the longest side, to the nearest power of 2."""
+    """Return a motion for the inputs at hand.
+
+    Its pixels are a 32nd of the longest side, to the nearest power of 2.
+    """
+    words, code = _for_kind(motion.words, subject), _for_kind(motion.code, subject)
     if motion.kind not in ("translation", "deformation"):
-        return motion
+        return replace(motion, words=words, code=code)
     side = max(subject.inputs.shape[2:])
     unit = 2.0 ** round(math.log2(side / 32))
-    gradient = 4 / side * motion.standard * unit
-    return Motion(
-        motion.kind,
-        tuple(unit * size for size in motion.sizes),
-        unit * motion.standard,
-        motion.words,
-        motion.remedy,
-        _for_kind(motion.code.replace("{gradient:.2g}", f"{gradient:.2g}"), subject),
+    standard = unit * motion.standard
+    return replace(
+        motion,
+        sizes=tuple(unit * size for size in motion.sizes),
+        standard=standard,
+        words=words,
+        code=code.replace("{gradient:.2g}", f"{4 / side * standard:.2g}"),
     )
 
 
-def _for_kind(code: str, subject: Subject) -> str:
-    """Return a remedy's line for the inputs at hand: a signal moves along one axis."""
-    return code.replace("len(images), 2)", "len(images))") if subject.kind == "signals" else code
+def _for_kind(text: str, subject: Subject) -> str:
+    """Return words or code for the inputs at hand: a signal has samples, along one axis."""
+    if subject.kind != "signals":
+        return text
+    for here, there in (
+        ("len(images), 2)", "len(images))"),
+        ("images", "signals"),
+        ("pixels", "samples"),
+    ):
+        text = text.replace(here, there)
+    return text
 
 
 def inner_layers(subject: Subject) -> tuple[str, ...]:
@@ -216,16 +233,31 @@ def _applies(motion: Motion, subject: Subject) -> bool:
     return subject.kind == "pictures" or motion.kind != "rotation"
 
 
-def _affordable(subject: Subject, seconds: float, motions: list[Motion]) -> int:
-    """Return how many inputs fit the time, measured on one batch."""
-    batch = subject.inputs[: min(FEWEST, len(subject.inputs))]
-    with evaluating(subject.module):
-        subject.forward(batch[:2])
-        start = time.perf_counter()
-        subject.forward(batch)
-        each = (time.perf_counter() - start) / len(batch)
+def _affordable(
+    subject: Subject, seconds: float, motions: list[Motion], conditions: Conditions
+) -> int:
+    """Return how many inputs fit the time, each moved and read as often as the curves want.
+
+    Raises:
+        InputError: Fewer than say anything.
+    """
     passes = sum(len(motion.sizes) + 3 for motion in motions)
-    return max(FEWEST, min(len(subject.inputs), int(seconds / (1.5 * passes * each))))
+    each = subject.seconds_each
+    if FEWEST * passes * each < seconds:  # worth measuring more closely, with the motion itself
+        batch = subject.inputs[: min(FEWEST, subject.batch_size)]
+        start = time.perf_counter()
+        moved = deformed(batch, motions[-1].kind, motions[-1].standard, conditions=conditions)
+        with evaluating(subject.module):
+            subject.forward(moved)
+        each = (time.perf_counter() - start) / len(batch)
+    fitting = int(seconds / (passes * max(each, 1e-9)))
+    if fitting < FEWEST:
+        raise InputError(
+            f"{FEWEST} inputs, the fewest that say anything, need about "
+            f"{math.ceil(FEWEST * passes * each)} s and {seconds:.0f} s are left for it: allow "
+            "more seconds, or give smaller inputs"
+        )
+    return min(len(subject.inputs), fitting)
 
 
 @torch.no_grad()
@@ -247,51 +279,40 @@ def _changed(
 
 
 def _yardstick(curve: StabilityCurve) -> tuple[str, float] | None:
-    """Return the yardstick's words and value: the same label's where there are labels."""
-    if curve.same_label is not None:
-        return "two different inputs of one label", curve.same_label.value
-    if curve.all_label is not None:
-        return "two different inputs", curve.all_label.value
+    """Return the yardstick's words and value: the same label's where there are labels.
+
+    None where there is no pair of inputs, or where all outputs are the same.
+    """
+    yardsticks = (
+        ("two different inputs of one label", curve.same_label),
+        ("two different inputs", curve.all_label),
+    )
+    for words, apart in yardsticks:
+        if apart is not None and apart.value >= SAME:
+            return words, apart.value
     return None
 
 
 def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Finding | None:
     """Say what one kind of deformation does to the output, if it does much."""
     moved, yardstick = curve.at(motion.standard), _yardstick(curve)
-    words, scale = yardstick or ("the output's own length", 1.0)
-    if scale < SAME:
-        return None  # said once, by _constant
-    share = moved / scale
-    if share < QUIET and (changed or 0) < 0.02:
+    share = moved / (yardstick[1] if yardstick else 1.0)
+    if share < QUIET if changed is None else changed < FEW:
         return None
-    flips = "" if changed is None else f" and changes the predicted label of {changed:.0%}"
+    far = f"by {moved:.2f} of its length"
+    if yardstick:
+        far = f"{share:.2f} times as far as {yardstick[0]} are apart"
+    flips = "" if changed is None else f"changes the predicted label of {changed:.0%} and "
     return Finding(
         name=f"stability({motion.kind},{motion.standard:g})",
         value=moved,
-        sentence=f"{motion.words.format(size=motion.standard)} moves the output by {moved:.2f} of "
-        f"its length, {share:.0%} of the way between {words}{flips}.",
-        yardstick=f"{words} are {scale:.2f} apart",
+        sentence=f"{motion.words.format(size=motion.standard)} {flips}moves the output {far}.",
+        yardstick=f"{yardstick[0]} are {yardstick[1]:.2f} of its length apart"
+        if yardstick
+        else "the output's own length",
         remedy=motion.remedy,
         code=motion.code.format(size=motion.standard),
         weight=min(0.95, max(0.75 * share, 5 * (changed or 0.0))),
-    )
-
-
-def _constant(curve: StabilityCurve) -> Finding | None:
-    """Say that the output is the same for all inputs, if it is."""
-    apart = curve.all_label
-    if apart is None or apart.value >= SAME:
-        return None
-    return Finding(
-        name="stability(constant)",
-        value=apart.value,
-        sentence="The output is the same for all inputs, up to rounding: no deformation can move "
-        "it, and nothing can be told apart by it.",
-        yardstick="two different inputs of a network that sees them: some tenths",
-        remedy="Look for a layer that is zero, saturated or not connected, or for weights that "
-        "were not loaded.",
-        code="merkhet stability curve MODEL --data DATA --layers PATH,PATH",
-        weight=1.0,
     )
 
 

@@ -28,6 +28,7 @@ UNITS = {
     "scaling": "relative change of size",
     "deformation": "pixels",
 }
+SIGNAL_DIMENSIONS = 3  # (count, channels, length)
 DIRECTIONS = ("columns", "random", "rows")
 
 
@@ -138,6 +139,12 @@ def draw(inputs: Tensor, kind: str, conditions: Conditions) -> Moves:
     }
     dtype = torch.promote_types(inputs.dtype, torch.float32)
     return makers[kind](tuple(inputs.shape[2:]), len(inputs), dtype, conditions)
+
+
+def unit_of(kind: str, inputs: Tensor) -> str:
+    """Return the unit of a kind's sizes for pictures, or for signals, whose steps are samples."""
+    signals = inputs.dim() == SIGNAL_DIMENSIONS
+    return UNITS[kind].replace("pixels", "samples") if signals else UNITS[kind]
 
 
 def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:

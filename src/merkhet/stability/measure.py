@@ -17,12 +17,12 @@ from merkhet.stability.distances import (
 )
 from merkhet.stability.kinds import (
     DEFAULTS,
-    UNITS,
     Conditions,
     Moves,
     apply,
     checked_sizes,
     draw,
+    unit_of,
 )
 from merkhet.stability.layers import (
     Layer,
@@ -159,7 +159,7 @@ def _curves(
     norms = [moves.norms(size) for size in sizes]
     description = {
         "kind": kind,
-        "unit": UNITS[kind],
+        "unit": unit_of(kind, inputs),
         "sizes": sizes,
         "max_displacement": tuple(norm[0] for norm in norms),
         "max_gradient": tuple(norm[1] for norm in norms),

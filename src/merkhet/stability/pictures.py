@@ -35,6 +35,7 @@ def plot_curves(curves: Curves, *, columns: int | None = None) -> Figure:
         InputError: No curve.
     """
     from merkhet.report.figures import COLOURS, figure
+    from merkhet.report.figures import label as label_of
 
     named = _named(curves)
     if not named:
@@ -49,8 +50,8 @@ def plot_curves(curves: Curves, *, columns: int | None = None) -> Figure:
         for name, curve in named:
             if curve.kind == kind:
                 colour = COLOURS[names.index(name) % len(COLOURS)]
-                curve.plot(axis, label=name, colour=colour)
-        axis.set(title=kind, xlabel=_unit(kind), ylabel="relative distance", ylim=(0, None))
+                curve.plot(axis, label=label_of(name), colour=colour)
+        axis.set(title=kind, xlabel=_unit(kind, named), ylabel="relative distance", ylim=(0, None))
         axis.set_xlim(left=0)
     _legend(made, axes[0], [curve for _, curve in named])
     return made
@@ -102,9 +103,10 @@ def _named(curves: Curves) -> list[tuple[str, StabilityCurve]]:
     return named
 
 
-def _unit(kind: str) -> str:
+def _unit(kind: str, named: Sequence[tuple[str, StabilityCurve]]) -> str:
     """Return the unit of a kind's sizes for a label."""
-    return "|τ| in pixels" if kind == "deformation" else UNITS[kind]
+    unit = next(curve.unit for _, curve in named if curve.kind == kind)
+    return f"|τ| in {unit}" if kind == "deformation" else unit
 
 
 def _legend(made: Figure, axis: Axes, curves: Sequence[StabilityCurve]) -> None:
