@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,28 @@ def test_audit_writes_a_page_and_its_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["data"] == "digits, test"
 
 
+def test_a_report_says_how_it_was_made(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = (*AUDIT, "--data", "digits", "--samples", "16", "--checks", "outputs")
+    assert run(*typed) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["network"] == "merkhet.models:SmallCNN"
+    assert found["about"]["weights"].startswith("those that the callable made")
+    assert shlex.split(found["about"]["command"]) == ["merkhet", *typed]
+    page = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert found["about"]["command"] in page
+
+
+def test_tokens_have_a_graph_too(capsys) -> None:
+    model = (
+        "merkhet.models:Transformer",
+        "--arguments",
+        '{"vocab_size": 11, "dim": 8, "heads": 2}',
+    )
+    assert run("audit", *model, "--graph", "--shape", "6:int64") == 0
+    assert "embedding" in capsys.readouterr().out
+
+
 def test_graph_prints_operations_and_totals(capsys) -> None:
     assert run(*AUDIT, "--graph", "--shape", "1x8x8") == 0
     printed = capsys.readouterr().out
@@ -57,6 +81,9 @@ def test_graph_prints_operations_and_totals(capsys) -> None:
         ((*AUDIT, "--data", "digits", "--checks", "costs"), "Did you mean 'cost'"),
         ((*AUDIT, "--data", "digits", "--size", "8"), "HxW"),
         ((*AUDIT, "--graph", "--shape", "1,8,8"), "--shape takes numbers"),
+        ((*AUDIT, "--graph", "--shape", "1x-8x8"), "--shape takes lengths from 1 on"),
+        ((*AUDIT, "--graph", "--shape", "8:int63"), "--shape takes lengths from 1 on"),
+        ((*AUDIT, "--data", "digits", "--weights", "w.pt"), 'save_file(torch.load("w.pt"'),
         (("audit", "merkhet.models:SmallCNN", "--arguments", "x"), "--arguments is not JSON"),
         (("audit", "no/such/folder", "--data", "digits"), "no network at"),
         ((*AUDIT, "--data", "digits", "--weights", "none.safetensors"), "none.safetensors"),

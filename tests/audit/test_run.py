@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from merkhet.audit import audit
 from merkhet.audit import run as running
@@ -22,6 +24,24 @@ from merkhet.report import Check, Finding, Section
 def report():
     module = SmallCNN(widths=(4, 8))
     return audit(module, "digits", samples=32, checks=["accuracy", "cost"])
+
+
+class Ragged(Dataset):
+    """Pictures of different sizes."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, place: int):
+        return torch.rand(1, 8, 8 + place), place
+
+
+class Endless(IterableDataset):
+    """A stream."""
+
+    def __iter__(self):
+        while True:
+            yield torch.rand(1, 8, 8)
 
 
 class Pages(HTMLParser):
@@ -159,6 +179,10 @@ def test_findings_come_by_weight_and_are_ten_at_most(report) -> None:
         ((torch.rand(4, 1, 8, 8), torch.tensor([0, 1, -1, 2])), "number the classes from 0"),
         ([1, 2, 3], r"not list: write torch\.as_tensor"),
         (None, "not NoneType"),
+        ((torch.rand(4, 1, 8, 8), [0, 1, 2, 3]), r"labels are a tensor, not list: write torch"),
+        (TensorDataset(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, -1, 2])), "classes from 0"),
+        (Ragged(), r"items of Ragged do not stack to tensors: .*; give its inputs one shape"),
+        (Endless(), "Endless has no length to draw from"),
         ("no-such-data", "no-such-data"),
     ],
 )
@@ -243,3 +267,79 @@ def test_unknown_checks_and_other_endings_are_refused(report, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"NAME\.html"):
         report.write(tmp_path / "r.pdf")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dataset_and_a_loader_are_audited_as_their_tensors_are() -> None:
+    inputs = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 10
+    module = SmallCNN(widths=(4,))
+    data = TensorDataset(inputs, labels)
+    figures = [
+        audit(module, given, samples=16, checks=["accuracy", "outputs"]).to_dict()["sections"]
+        for given in ((inputs, labels), data, DataLoader(data, batch_size=3))
+    ]
+    assert figures[0] == figures[1] == figures[2]
+
+
+def test_targets_that_are_no_labels_are_left_out() -> None:
+    data = TensorDataset(torch.rand(8, 1, 8, 8), torch.rand(8, 8, 8))
+    found = audit(SmallCNN(widths=(4,)), data, checks=["accuracy"])
+    assert found.skipped == {"accuracy": "the data has no labels"}
+    assert found.subject.data == "TensorDataset"
+
+
+@pytest.mark.parametrize("settings", [{"seconds": float("nan")}, {"seed": -1}, {"seed": 2**64}])
+def test_odd_settings_are_refused(settings) -> None:
+    with pytest.raises(InputError, match="give numbers from 0 on"):
+        audit(nn.Identity(), torch.rand(4, 3), **settings)
+
+
+def test_no_limit_of_time_and_any_name(tmp_path: Path) -> None:
+    inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = audit(nn.Flatten(), inputs, seconds=float("inf"), name="a\ud800b")
+    assert set(found.sections) == {"outputs", "cost", "stability"}
+    found.write(tmp_path / "r.html")
+
+
+def test_progress_is_told() -> None:
+    lines: list[str] = []
+    audit(nn.Identity(), torch.rand(4, 3), checks=["outputs"], seconds=50, tell=lines.append)
+    assert re.fullmatch(r"outputs: up to (49|50) s", lines[0])
+    assert len(lines) == 1
+
+
+def test_names_that_matplotlib_reads_otherwise_are_shown_as_they_are(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("$x_$", nn.Conv2d(1, 2, 3))
+            self.add_module("_hidden", nn.Flatten())
+            self.add_module("last", nn.Linear(72, 3))
+
+        def forward(self, x):
+            for part in self.children():
+                x = part(x)
+            return x
+
+    inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = audit(Named(), inputs)
+    assert not found.failed
+    drawn = "".join(p.svg for part in found.sections.values() for p in part.pictures)
+    assert drawn.count(">$x_$</text>") == 2
+    assert drawn.count("_hidden</text>") == 2
+
+
+class Slow(nn.Module):
+    """Takes a tenth of a second for each input."""
+
+    def forward(self, x):
+        time.sleep(0.1 * len(x))
+        return x.flatten(1)[:, :3]
+
+
+def test_a_slow_network_stays_within_the_budget_and_says_what_was_left_out() -> None:
+    inputs = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = audit(Slow(), (inputs, torch.arange(300) % 3), samples=300, seconds=9.0)
+    assert found.seconds < 12
+    assert "stability" in found.skipped
+    assert "accuracy" in found.sections

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -57,3 +58,13 @@ def test_contents_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch) ->
     with atomic_file(tmp_path / "a"):
         pass
     assert order == ["flush", "rename"]
+
+
+def test_a_full_disk_is_reported_with_the_files_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot be written") as found, atomic_file(tmp_path / "r"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert found.value.filename == str(tmp_path / "r")
+    assert found.value.errno == errno.ENOSPC
+    with pytest.raises(FileNotFoundError) as other, atomic_file(tmp_path / "r"):
+        (tmp_path / "absent").read_text()
+    assert other.value.filename == str(tmp_path / "absent")

@@ -214,3 +214,10 @@ def test_tokens(save):
 def test_tokens_that_are_none_are_refused(save, arrays, message):
     with pytest.raises(InputError, match=message):
         load_tokens(save(**arrays))
+
+
+def test_floats_that_were_meant_as_bytes_are_refused(save):
+    pictures = RNG.uniform(0, 255, (4, 3, 8, 9))
+    with pytest.raises(InputError, match="divide by 255, or store integers"):
+        load(save(images=pictures))
+    assert load(save(images=(pictures / 255 - 0.5) / 0.05)).images.max() > 1

@@ -34,7 +34,7 @@ def test_a_function_a_module_and_a_class_give_networks(code: Path, monkeypatch) 
     assert find_target(f"{code}:build", arguments={"width": 5}).module.in_features == 5
     target = find_target("merkhet.models:SmallCNN", arguments={"widths": [4]})
     assert isinstance(target.module, SmallCNN)
-    assert target.name == "SmallCNN"
+    assert target.name == "merkhet.models:SmallCNN"
     assert not target.module.training
 
 
@@ -58,6 +58,9 @@ def test_a_run_gives_its_network_and_its_data(tmp_path: Path) -> None:
     target = find_target(str(tmp_path))
     assert torch.equal(target.module.head.weight, saved.head.weight)
     assert target.data == "digits"
+    (tmp_path / "run.json").write_text(json.dumps({"about": {"spec": {**spec, "data": 3}}}))
+    with pytest.raises(InputError, match="data is 3, not a name"):
+        find_target(str(tmp_path))
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json"):
         find_target(str(tmp_path))
@@ -71,6 +74,10 @@ def test_a_hugging_face_folder_gives_its_network_and_normalisation(tmp_path: Pat
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preparation))
     target = find_target(str(tmp_path))
     assert target.normalise == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    for odd in ("{", "[1]", '{"do_normalize": true, "image_mean": "x", "image_std": 1}'):
+        (tmp_path / "preprocessor_config.json").write_text(odd)
+        with pytest.raises(InputError, match="does not say how pictures are normalised"):
+            find_target(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +50,9 @@ def audit(
     size: Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")] = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="With --graph, instead of --data: one input's shape, 3x32x32."),
+        typer.Option(
+            help="With --graph, instead of --data: one input's shape, 3x32x32, or 64:int64 tokens."
+        ),
     ] = None,
     graph: Annotated[
         bool, typer.Option("--graph", help="Print the network's graph and stop.")
@@ -56,7 +60,7 @@ def audit(
     checks: Annotated[str | None, typer.Option(help="Names of checks, with commas; all.")] = None,
     samples: Annotated[int, typer.Option(help="Inputs drawn from the data.", min=2)] = 256,
     seconds: Annotated[float, typer.Option(help="Time budget of the checks.", min=0)] = 120,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:
     """Audit a network on data: one report, report.html, with its JSON beside it.
 
@@ -89,7 +93,9 @@ def audit(
         samples=samples,
         seconds=seconds,
         seed=seed,
+        tell=print_line,
     )
+    report = replace(report, about=_about(model, weights))
     report.write(page)
     _tell(report, page)
 
@@ -99,7 +105,7 @@ def demo(
     data: Annotated[
         str | None, typer.Option(help="Data set; by default the best that is here.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:
     """Train a small network on real pictures, audit it, and write report.html.
 
@@ -117,13 +123,26 @@ def demo(
 TOP = (audit, demo)
 
 
+def _about(model: str, weights: Path | None) -> dict[str, str]:
+    """Return where the weights are from, and the command that was typed."""
+    folder = Path(model).is_dir()
+    made = "those that the callable made; --weights FILE.safetensors loads others"
+    return {
+        "weights": str(weights) if weights else f"in {model}" if folder else made,
+        "command": shlex.join(["merkhet", *sys.argv[1:]]),
+    }
+
+
 def _tell(report: Report, page: Path) -> None:
     """Print what was found; exit with an error where a check broke."""
+    from merkhet.audit.cost import count
+
     for finding in report.findings:
         sys.stdout.write(f"- {finding.sentence}\n  {finding.remedy}\n")
     for name, reason in report.skipped.items():
         sys.stdout.write(f"- {name} was left out: {reason}\n")
-    sys.stdout.write(f"{page} ({page.stat().st_size / 1e6:.1f} MB), {page.with_suffix('.json')}\n")
+    size = count(page.stat().st_size, "B")
+    sys.stdout.write(f"{page} ({size}), {page.with_suffix('.json')}\n")
     for name, reason in report.failed.items():
         sys.stderr.write(f"error: the check {name} broke: {reason}\n")
     if report.failed:
@@ -149,11 +168,10 @@ def _graph(target: Target, data: str | None, shape: str | None, size: str | None
 
     from merkhet.core.costs import costs
     from merkhet.core.graph import trace
-    from merkhet.core.options import numbers
     from merkhet.data import load_inputs
 
     if shape is not None:
-        example = torch.zeros(1, *numbers(shape, "--shape", "x", int))
+        example = _zeros(shape)
     else:
         found = load_inputs(data or target.data, samples=2, size=size, tokenizer=target.tokenizer)
         example = (found if isinstance(found, torch.Tensor) else found.floats())[:1]
@@ -163,3 +181,17 @@ def _graph(target: Target, data: str | None, shape: str | None, size: str | None
         f"{network}\n{len(network.nodes)} operations, {counted.parameters:,} parameters, "
         f"{counted.multiply_adds:,.0f} multiply-adds an example"
     )
+
+
+def _zeros(shape: str) -> Tensor:
+    """Return one input of zeros, of the shape and data type that an option names."""
+    import torch
+
+    from merkhet.core.options import numbers
+
+    sizes, _, kind = shape.partition(":")
+    lengths = numbers(sizes, "--shape", "x", int)
+    dtype = getattr(torch, kind or "float32", None)
+    if min(lengths) < 1 or not isinstance(dtype, torch.dtype):
+        raise InputError(f"--shape takes lengths from 1 on, as in 3x32x32, not {shape!r}")
+    return torch.zeros(1, *lengths, dtype=dtype)

@@ -14,6 +14,11 @@ SHOWN = 12  # rows of the table and bars of the figure
 LATENCY_BATCH = 8
 FEWEST_PASSES = 8  # that `latency` makes however short the time
 MOST_SECONDS = 5.0  # measuring longer does not change a median
+UNSTEADY = 1.5  # ratio of quartiles from which a time says little
+BUSY = (
+    "The passes differ much in time, as they do on a machine that is busy with other work: the "
+    "times here may be several times too long. Measure again when it is idle."
+)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -32,7 +37,7 @@ def cost(subject: Subject, seconds: float) -> Section:
             for found in (_unused(counted), _norms(subject, timed), _heaviest(counted, timed))
             if found
         ),
-        tables=(_table(modules, timed, len(batch)),),
+        tables=(_table(modules, len([*filter(None, counted.by_module())]), timed, len(batch)),),
         pictures=(_picture(modules, counted, timed),) if modules else (),
         figures={
             "cost(parameters)": counted.parameters,
@@ -95,7 +100,7 @@ def _shares(found: Cost, path: str, counted: Costs, timed: Latency) -> tuple[flo
     )
 
 
-def _table(modules: dict[str, Cost], timed: Latency, batch: int) -> Table:
+def _table(modules: dict[str, Cost], every: int, timed: Latency, batch: int) -> Table:
     """Return the costs of the largest modules."""
     rows = tuple(
         (
@@ -109,7 +114,9 @@ def _table(modules: dict[str, Cost], timed: Latency, batch: int) -> Table:
         for path, found in modules.items()
     )
     columns = ("module", "kind", "parameters", "multiply-adds", "activations", "time")
-    return Table(f"Costs of one example; time of a batch of {batch}", columns, rows)
+    shown = f"the {len(rows)} modules with the largest shares of {every}, in the order they run"
+    caption = f"Costs of one example, and time of a batch of {batch}; {shown}"
+    return Table(caption, columns, rows)
 
 
 def _picture(modules: dict[str, Cost], counted: Costs, timed: Latency) -> Picture:
@@ -209,6 +216,8 @@ def _notes(subject: Subject, counted: Costs, timed: Latency, batch: int) -> tupl
         "floating-point operation is half of one. Activations count every result that is not a "
         "view.",
     ]
+    if timed.high > UNSTEADY * timed.low:
+        notes.insert(0, BUSY)
     if counted.unknown:
         ops = sorted({node.op for node in counted.unknown})
         notes.append(f"Not counted, since no rule covers them: {', '.join(ops)}.")

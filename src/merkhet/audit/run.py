@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from merkhet.audit.subject import Inputs, make_subject
+from merkhet.audit.sample import Inputs
+from merkhet.audit.subject import make_subject
 from merkhet.core import discovery
 from merkhet.core.errors import InputError, choose
 from merkhet.report import Check, Finding, Section, Subject
 from merkhet.report.record import machine, now, versions
 
 MOST_FINDINGS = 10
+LONGEST = 1e6  # seconds, as good as no limit
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,9 +114,10 @@ def audit(
     Args:
         module: The network; it is left as found.
         data: What it is audited on: the name or path of a data set (as `merkhet.data.load`
-            takes it), `Pictures`, a tensor of inputs, or a pair (inputs, labels). Pictures
-            are (count, channels, height, width) in [0, 1], signals (count, channels,
-            length), tokens (count, length) int64.
+            takes it), `Pictures`, a torch `Dataset` or `DataLoader` whose items are (input,
+            label), a tensor of inputs, or a pair (inputs, labels). Pictures are
+            (count, channels, height, width) in [0, 1], signals (count, channels, length),
+            tokens (count, length) int64.
         name: What the report calls the network; by default its class.
         preprocess: Maps inputs to what the network expects, for example normalisation.
         checks: Names of the checks to run; by default all.
@@ -130,6 +133,9 @@ def audit(
     Raises:
         InputError: The network does not run on the data, returns NaN, or a name is wrong.
     """
+    if not seconds >= 0 or not 0 <= seed < 2**63:
+        raise InputError(f"seconds {seconds} and seed {seed}: give numbers from 0 on")
+    seconds = min(seconds, LONGEST)
     started, start = now(), time.perf_counter()
     chosen = find_checks(checks)
     subject = make_subject(

@@ -49,5 +49,6 @@ def need(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module} is needed here and is not installed: pip install 'merkhet[{extra}]'"
+            f"{module} is needed here and is not installed: pip install 'merkhet[{extra}]' "
+            f"('.[{extra}]' in a checkout)"
         ) from error

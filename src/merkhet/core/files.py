@@ -30,6 +30,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         _flush(aside)
         aside.chmod(0o666 & ~_umask())
         aside.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(aside)):
+            raise  # of another file, which the block reads
+        said = f"cannot be written ({error.strerror or error})"
+        raise OSError(error.errno, said, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -24,6 +24,7 @@ from merkhet.data.pictures import Pictures, numbered
 from merkhet.data.selection import Selection
 
 FILES = "an .npz file (or train.npz and test.npz) with images or signals, and labels"
+MOST_BRIGHT = 32.0  # of floats: normalised pictures stay far below, bytes do not
 KEYS = ("images", "x", "signals")
 CHANNELS = (1, 3)
 HEADERS = {
@@ -167,7 +168,13 @@ def _values(name: str, array: NDArray[Any], signals: bool) -> NDArray[Any]:
         return _finite(name, array)
     array = _channels_first(name, array)
     if array.dtype.kind == "f":
-        return _finite(name, array)
+        values = _finite(name, array)
+        if values.max() > MOST_BRIGHT:
+            raise InputError(
+                f"{name} go up to {values.max():g}: floats are taken as they are, with white at 1; "
+                "divide by 255, or store integers from 0 to 255"
+            )
+        return values
     if array.dtype.kind not in "iu" or int(array.min()) < 0 or int(array.max()) > 255:
         raise InputError(f"{name} are {_told(array)}: give floats, or integers from 0 to 255")
     return array.astype(np.uint8)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +45,16 @@ def from_pretrained(folder: Path | str) -> nn.Module:
     use_safetensors = _has_safetensors(folder)
     network = _class(architecture, folder)
     try:
-        model, report = network.from_pretrained(
-            str(folder),
-            dtype="auto",
-            local_files_only=True,
-            use_safetensors=use_safetensors,
-            weights_only=True,
-            ignore_mismatched_sizes=True,  # `_check` names them; transformers does not
-            output_loading_info=True,
-        )
+        with _quiet():
+            model, report = network.from_pretrained(
+                str(folder),
+                dtype="auto",
+                local_files_only=True,
+                use_safetensors=use_safetensors,
+                weights_only=True,
+                ignore_mismatched_sizes=True,  # `_check` names them; transformers does not
+                output_loading_info=True,
+            )
     except pickle.UnpicklingError as error:
         raise InputError(
             f"the pickled weights in {folder} are damaged or hold more than tensors, and are not"
@@ -62,6 +65,22 @@ def from_pretrained(folder: Path | str) -> nn.Module:
     _check(report, folder, architecture)
     loaded: nn.Module = model.eval()
     return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and tables away: what matters in them is raised as an error."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _architecture(folder: Path) -> str:

@@ -96,7 +96,7 @@ def find_target(
     module = _build(_import(place), place, name, arguments or {})
     if weights:
         load_weights(module, weights)
-    return Target(module.eval(), name)
+    return Target(module.eval(), f"{Path(place).name if place.endswith('.py') else place}:{name}")
 
 
 def normaliser(
@@ -142,8 +142,11 @@ def _from_run(folder: Path) -> Target:
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         spec = run["about"]["spec"]
+        data = spec.get("data")
+        if not isinstance(data, str | None):
+            raise TypeError(f"data is {data!r}, not a name")
         built = Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder / 'run.json'} does not say how to build its network ({error}): give fit "
             """spec={"model": {"name": ..., "arguments": ...}, "data": ...}"""
@@ -152,7 +155,7 @@ def _from_run(folder: Path) -> Target:
     if not weights.exists():
         raise InputError(f"{folder} has no model.safetensors: let the run finish first")
     load_weights(built, weights)
-    return Target(built.eval(), spec["model"]["name"], data=spec.get("data"))
+    return Target(built.eval(), spec["model"]["name"], data=data)
 
 
 def _hf_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -160,10 +163,17 @@ def _hf_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...
     path = folder / "preprocessor_config.json"
     if not path.exists():
         return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if not config.get("do_normalize") or "image_mean" not in config:
-        return None
-    return tuple(config["image_mean"]), tuple(config["image_std"])
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not config.get("do_normalize") or "image_mean" not in config:
+            return None
+        mean, std = (tuple(map(float, config[key])) for key in ("image_mean", "image_std"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} does not say how pictures are normalised ({error}): mend or remove it, and "
+            "give --mean and --std"
+        ) from error
+    return mean, std
 
 
 def _import(place: str) -> Any:

@@ -13,6 +13,10 @@ from merkhet.core.files import atomic_file
 
 SUFFIX = ".safetensors"
 SHOWN = 3
+CONVERSION = (
+    "; a state dict of torch.save is converted by: import torch; from safetensors.torch import "
+    'save_file; save_file(torch.load("{name}", weights_only=True), "{stem}.safetensors")'
+)
 
 
 def save_weights(module: nn.Module, path: Path | str) -> None:
@@ -73,10 +77,12 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     module.load_state_dict(filled)
 
 
-def _check_suffix(path: Path | str) -> None:
-    """Check that `path` is named as a safetensors file."""
+def _check_suffix(path: Path | str, otherwise: str = "") -> None:
+    """Check that `path` is named as a safetensors file; say what to do otherwise."""
     if Path(path).suffix != SUFFIX:
-        raise InputError(f"{path}: weights are kept as safetensors, so name a file *{SUFFIX}")
+        raise InputError(
+            f"{path}: weights are kept as safetensors, so name a file *{SUFFIX}{otherwise}"
+        )
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -116,7 +122,7 @@ def _read(path: Path | str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _check_suffix(path)
+    _check_suffix(path, CONVERSION.format(stem=Path(path).stem, name=Path(path).name))
     try:
         tensors: dict[str, Tensor] = load_file(str(path))
     except SafetensorError as error:

@@ -51,7 +51,7 @@ def curve(
     std: Annotated[str | None, typer.Option(help="Standard deviation by channel.")] = None,
     size: Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")] = None,
     samples: Annotated[int, typer.Option(help="Inputs drawn from the data.", min=3)] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:
     """Print how far layers move, relative to their length, under one kind of deformation.
 
@@ -66,7 +66,9 @@ def curve(
         raise InputError(f"the curve is JSON: give --out NAME.json, not {str(out)!r}")
     given = json_object(arguments, "--arguments", '{"classes": 10}')
     target = find_target(model, weights=weights, arguments=given)
-    pictures = load_inputs(data or target.data, samples=samples, size=size, seed=seed)
+    pictures = load_inputs(
+        data or target.data, samples=samples, size=size, seed=seed, tokenizer=target.tokenizer
+    )
     if not isinstance(pictures, Pictures):
         raise InputError("deformations act on pictures and signals, and the data is tokens")
     curves = stability_curves(
@@ -74,7 +76,7 @@ def curve(
         pictures.floats(),
         kind,
         numbers(sizes or SIZES.get(kind, "1"), "--sizes", ",", float),
-        layers=(*filter(None, layers.split(",")), ""),
+        layers=(*dict.fromkeys(filter(None, layers.split(","))), ""),
         labels=pictures.labels,
         preprocess=target.preparation(mean, std, pictures.images.shape[1]),
         conditions=Conditions(seed=seed),

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class TrainingResult:
         folder: The run's folder, or None.
     """
 
-    history: list[Row]
+    history: list[Row] = field(repr=False)
     seconds: float
     folder: Path | None = None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parameter import is_lazy
 
 from merkhet.core.calls import as_call, copied, described, first_line, named_tensors
@@ -41,7 +41,7 @@ def trace(module: nn.Module, example_inputs: Any) -> Network:
         InputError: The network does not run on the example inputs, returns no tensor, or is a
             ScriptModule.
     """
-    module = module._orig_mod if isinstance(module, OptimizedModule) else module
+    module = _uncompiled(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError("a ScriptModule cannot be traced: give the nn.Module it was made from")
     args, kwargs = as_call(example_inputs)
@@ -55,6 +55,15 @@ def trace(module: nn.Module, example_inputs: Any) -> Network:
         except Exception as error:  # torch.export raises errors of many kinds
             reason = f"{type(error).__name__}: {first_line(error)}"
             return hook_network(module, copied(args), copied(kwargs), reason)
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module inside what `torch.compile` returned."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # slow to import, and there if needed
+    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
+        return module
+    inner: nn.Module = module._orig_mod
+    return inner
 
 
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
