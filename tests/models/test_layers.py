@@ -27,23 +27,6 @@ def test_unknown_layer_names_the_allowed_ones(make) -> None:
         make(*arguments)
 
 
-def test_draw_normal_has_mean_and_deviation(generator: torch.Generator) -> None:
-    parameter = nn.Parameter(torch.empty(200, 500))
-    layers.draw_normal(parameter, 0.3, generator)
-    # 1e5 draws: the mean's deviation is 1e-3, the deviation's 7e-4.
-    assert abs(parameter.mean().item()) < 5e-3
-    assert abs(parameter.std().item() - 0.3) < 4e-3
-
-
-def test_draw_normal_gives_every_dtype_the_same_numbers() -> None:
-    drawn = []
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        drawn.append(torch.empty(50, dtype=dtype))
-        layers.draw_normal(drawn[-1], 1.0, torch.Generator().manual_seed(3))
-    assert torch.equal(drawn[0].double(), drawn[1])
-    assert torch.equal(drawn[0].bfloat16(), drawn[2])
-
-
 def test_he_initialisation_keeps_the_signal_through_depth(generator: torch.Generator) -> None:
     # Circular padding: with zeros around, the border would lose some of the signal.
     blocks = [nn.Conv2d(64, 64, 3, padding=1, padding_mode="circular") for _ in range(10)]
@@ -64,23 +47,6 @@ def test_he_initialisation_renews_a_norm(generator: torch.Generator) -> None:
     assert norm.weight.eq(1).all()
     assert norm.running_mean.eq(0).all()
     assert norm.num_batches_tracked == 0
-
-
-def test_as_generator_passes_a_generator_through(generator: torch.Generator) -> None:
-    assert layers.as_generator(generator) is generator
-    assert layers.as_generator(5).initial_seed() == 5
-
-
-@pytest.mark.parametrize("seed", [None, 1.0, True, "0"])
-def test_as_generator_refuses_other_seeds(seed: object) -> None:
-    with pytest.raises(InputError, match=r"give an integer or a torch\.Generator"):
-        layers.as_generator(seed)
-
-
-@pytest.mark.parametrize("count", [0, -1, 2.0, True, "3", None])
-def test_check_counts_names_the_argument(count: object) -> None:
-    with pytest.raises(InputError, match=r"classes = .*: give a whole number of at least 1"):
-        layers.check_counts(good=1, classes=count)
 
 
 @pytest.mark.parametrize("width", [0, -1.0, math.inf, math.nan, "1"])

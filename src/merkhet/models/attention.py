@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from merkhet.models.layers import draw_normal
+from merkhet.core.building import draw_normal
 
 Rotation = tuple[Tensor, Tensor]
 

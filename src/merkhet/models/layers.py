@@ -1,4 +1,4 @@
-"""What the networks share: norms, activations, initialisation, checks of what a user gives."""
+"""What the networks share: norms, activations, initialisation, checks of pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from merkhet.core import building
 from merkhet.core.errors import InputError, choose
 
 GROUPS = 32  # Wu & He, "Group normalization", ECCV 2018, section 3
@@ -75,41 +76,6 @@ def convolution_block(
     ]
 
 
-def allocate(network: nn.Module) -> None:
-    """Give a network that was built on the meta device memory on torch's default device.
-
-    torch's layers draw their first weights from the global generator. Built under
-    `torch.device("meta")` they draw nothing; `network.reset_parameters` fills them after.
-    """
-    network.to_empty(device=torch.get_default_device())
-
-
-def as_generator(seed: int | torch.Generator) -> torch.Generator:
-    """Return `seed` if it is a generator, else a new one on the CPU with that seed.
-
-    Raises:
-        InputError: `seed` is neither an integer nor a generator.
-    """
-    if isinstance(seed, torch.Generator):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"seed {seed!r}: give an integer or a torch.Generator")
-    return torch.Generator().manual_seed(seed)
-
-
-@torch.no_grad()
-def draw_normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
-    """Fill `parameter` with normal numbers of mean 0 and standard deviation `std`.
-
-    They are drawn in float32 on the generator's device, so that a seed gives the same
-    network on every device and, up to rounding, in every dtype.
-    """
-    noise = torch.randn(
-        parameter.shape, generator=generator, device=generator.device, dtype=torch.float32
-    )
-    parameter.copy_(noise.mul_(std))
-
-
 @torch.no_grad()
 def he_initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Initialise convolutions, linear layers and norms so that signals keep their size.
@@ -121,33 +87,13 @@ def he_initialise(network: nn.Module, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             gain = 2.0 if isinstance(module, nn.Conv2d) else 1.0
-            draw_normal(module.weight, math.sqrt(gain / module.weight[0].numel()), generator)
+            building.draw_normal(
+                module.weight, math.sqrt(gain / module.weight[0].numel()), generator
+            )
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             module.reset_parameters()
-
-
-def check_counts(**counts: object) -> None:
-    """Check that each named argument is a whole number of at least 1.
-
-    Raises:
-        InputError: One is not; the message names it.
-    """
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} = {value!r}: give a whole number of at least 1")
-
-
-def check_positive(**numbers: object) -> None:
-    """Check that each named argument is a finite number above 0.
-
-    Raises:
-        InputError: One is not; the message names it.
-    """
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise InputError(f"{name} = {value!r}: give a positive number")
 
 
 def scaled(channels: int, width: float) -> int:
@@ -156,7 +102,7 @@ def scaled(channels: int, width: float) -> int:
     Raises:
         InputError: `width` is not a positive number.
     """
-    check_positive(width=width)
+    building.check_positive(width=width)
     return max(1, round(width * channels))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from merkhet.core import building
 from merkhet.core.errors import choose
 from merkhet.models import layers
 
@@ -83,7 +84,7 @@ class ResNet18(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         super().__init__()
-        layers.check_counts(in_channels=in_channels, classes=classes)
+        building.check_counts(in_channels=in_channels, classes=classes)
         self.in_channels = in_channels
         self._without_norm = norm == "none"
         first, *_ = stages = [layers.scaled(channels, width) for channels in STAGES]
@@ -101,8 +102,8 @@ class ResNet18(nn.Module):
             self.layer4 = _stage(stages[2], stages[3], 2, norm, activation)
             self.avgpool = nn.AdaptiveAvgPool2d(1)
             self.fc = nn.Linear(stages[3], classes)
-        layers.allocate(self)
-        self.reset_parameters(layers.as_generator(seed))
+        building.allocate(self)
+        self.reset_parameters(building.as_generator(seed))
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:

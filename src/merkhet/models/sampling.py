@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
-from merkhet.models.layers import check_counts
 
 
 def sample(

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from merkhet.core import building
 from merkhet.core.errors import InputError
 from merkhet.models import layers
 
@@ -49,7 +50,7 @@ class SmallCNN(nn.Module):
     ) -> None:
         super().__init__()
         widths = _checked(widths)
-        layers.check_counts(in_channels=in_channels, classes=classes, grid=grid)
+        building.check_counts(in_channels=in_channels, classes=classes, grid=grid)
         self.in_channels = in_channels
         self.smallest = grid * 2 ** len(widths)
         blocks: list[nn.Module] = []
@@ -60,8 +61,8 @@ class SmallCNN(nn.Module):
             self.features = nn.Sequential(*blocks)
             self.average = nn.AdaptiveAvgPool2d(grid)
             self.head = nn.Linear(widths[-1] * grid**2, classes)
-        layers.allocate(self)
-        self.reset_parameters(layers.as_generator(seed))
+        building.allocate(self)
+        self.reset_parameters(building.as_generator(seed))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw fresh weights from `generator`."""
@@ -83,5 +84,5 @@ def _checked(widths: object) -> tuple[int, ...]:
     if isinstance(widths, str) or not isinstance(widths, Sequence) or not widths:
         raise InputError(f"widths = {widths!r}: give the channels of each block, such as (32, 64)")
     for width in widths:
-        layers.check_counts(widths=width)
+        building.check_counts(widths=width)
     return tuple(widths)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from merkhet.core import building
 from merkhet.core.errors import InputError
-from merkhet.models import layers as parts
 from merkhet.models.attention import Attention, Cache, LayerCache, Rotation, rotation
 from merkhet.models.sampling import sample
 
@@ -39,9 +39,9 @@ class FeedForward(nn.Module):
 
     def reset_parameters(self, std: float, residual: float, generator: torch.Generator) -> None:
         """Draw the weights with deviation `std`, those of the output with `residual`."""
-        parts.draw_normal(self.gate.weight, std, generator)
-        parts.draw_normal(self.up.weight, std, generator)
-        parts.draw_normal(self.down.weight, residual, generator)
+        building.draw_normal(self.gate.weight, std, generator)
+        building.draw_normal(self.up.weight, std, generator)
+        building.draw_normal(self.down.weight, residual, generator)
 
 
 class Block(nn.Module):
@@ -113,11 +113,11 @@ class Transformer(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         super().__init__()
-        parts.check_counts(vocab_size=vocab_size, dim=dim, layers=layers)
-        parts.check_positive(rope_base=rope_base)
+        building.check_counts(vocab_size=vocab_size, dim=dim, layers=layers)
+        building.check_positive(rope_base=rope_base)
         kv_heads = heads if kv_heads is None else kv_heads
         hidden = 8 * math.ceil(dim / 3) if hidden is None else hidden
-        parts.check_counts(hidden=hidden)
+        building.check_counts(hidden=hidden)
         _check_heads(dim, heads, kv_heads)
         self.head_dim = dim // heads
         self.rope_base = rope_base
@@ -125,8 +125,8 @@ class Transformer(nn.Module):
             self.embedding = nn.Embedding(vocab_size, dim)
             self.layers = nn.ModuleList(Block(dim, heads, kv_heads, hidden) for _ in range(layers))
             self.norm = nn.RMSNorm(dim, EPSILON)
-        parts.allocate(self)
-        self.reset_parameters(parts.as_generator(seed))
+        building.allocate(self)
+        self.reset_parameters(building.as_generator(seed))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw fresh weights from `generator`.
@@ -134,7 +134,7 @@ class Transformer(nn.Module):
         A module that took the place of a feed-forward layer keeps its weights.
         """
         residual = STD / math.sqrt(2 * len(self.layers))
-        parts.draw_normal(self.embedding.weight, STD, generator)
+        building.draw_normal(self.embedding.weight, STD, generator)
         for module in self.modules():
             if isinstance(module, Block):
                 module.reset_parameters(STD, residual, generator)
@@ -183,10 +183,10 @@ class Transformer(nn.Module):
         Raises:
             InputError: An argument is not of these.
         """
-        parts.check_counts(max_new_tokens=max_new_tokens)
+        building.check_counts(max_new_tokens=max_new_tokens)
         if tokens.dim() == 2 and tokens.shape[1] == 0:
             raise InputError("nothing to go on from: give at least one token to generate from")
-        generator = parts.as_generator(generator)
+        generator = building.as_generator(generator)
         cache = Cache()
         new = tokens
         for _ in range(max_new_tokens):
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
 
 def _check_heads(dim: int, heads: int, kv_heads: int) -> None:
     """Check that the heads divide the dimension, into even parts, and form equal groups."""
-    parts.check_counts(heads=heads, kv_heads=kv_heads)
+    building.check_counts(heads=heads, kv_heads=kv_heads)
     if dim % (2 * heads):
         raise InputError(
             f"dim = {dim} does not split into {heads} heads of even dimension:"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from merkhet.core import building
 from merkhet.models import layers
 
 # Configuration A of Simonyan & Zisserman, table 1; "pool" halves height and width.
@@ -45,7 +46,7 @@ class VGG11(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         super().__init__()
-        layers.check_counts(in_channels=in_channels, classes=classes)
+        building.check_counts(in_channels=in_channels, classes=classes)
         self.in_channels = in_channels
         blocks: list[nn.Module] = []
         channels = in_channels
@@ -62,8 +63,8 @@ class VGG11(nn.Module):
             self.features = nn.Sequential(*blocks)
             self.average = nn.AdaptiveAvgPool2d(1)
             self.head = nn.Linear(channels, classes)
-        layers.allocate(self)
-        self.reset_parameters(layers.as_generator(seed))
+        building.allocate(self)
+        self.reset_parameters(building.as_generator(seed))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw fresh weights from `generator`."""

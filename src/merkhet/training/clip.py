@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
+from merkhet.core.sparse import coalesced
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def _entries(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     assert gradient is not None, "the caller passes over parameters without a gradient"
     if gradient.layout == torch.sparse_coo:
-        gradient = gradient.coalesce()
+        gradient = coalesced(gradient)
         parameter.grad = gradient
         return gradient.values()
     return gradient

@@ -1,0 +1,136 @@
+"""Product keys and the read of values on processors: the same as `plain`, several times faster.
+
+The loops are compiled by numba where they are first used, and run on the threads that torch has.
+Values are float32, or bfloat16 as their bits (numba has no such type); sums are float32.
+
+T tokens, H heads, n sub-keys in each half, k winners of a head, M = H k reads of a token,
+N = n n slots, v width of a value, U rows that were read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from merkhet.memory import kernels
+from merkhet.memory.rows import Adam, Missed, Moments
+from merkhet.memory.threads import in_parallel, pieces
+
+BLOCK = 1024  # tokens whose scores are in memory at once: in the cache, and no fresh pages
+PIECES = 16  # of the hits in a backward pass: fixed, so that sums do not depend on the threads
+
+
+def select(queries: Tensor, subkeys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return slots and weights, as `plain.select`."""
+    tokens, heads = queries.shape[:2]
+    indices = torch.empty(tokens, heads, top_k, dtype=torch.int64)
+    weights = torch.empty(tokens, heads, top_k)
+    for start in range(0, tokens, BLOCK):
+        part = slice(start, start + BLOCK)
+        scores = _scores(queries[part], subkeys).numpy()
+        given = scores, indices[part].numpy(), weights[part].numpy()
+        in_parallel(kernels.select, pieces(len(indices[part])), *given)
+    return indices, weights
+
+
+def select_gradients(
+    queries: Tensor, subkeys: Tensor, indices: Tensor, weights: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `select` by queries and sub-keys, given the weights'."""
+    scores = weights * (gradient - (gradient * weights).sum(-1, keepdim=True))
+    tokens, heads = queries.shape[:2]
+    by_query, by_key = torch.zeros_like(queries), torch.zeros_like(subkeys)
+    ids, ds = indices.numpy(), scores.contiguous().numpy()
+    given = ids, ds, subkeys.numpy(), by_query.numpy()
+    in_parallel(kernels.query_gradient, pieces(tokens), *given)
+    given = ids, ds, queries.numpy(), by_key.numpy()
+    in_parallel(kernels.key_gradient, [(part, part + 1) for part in range(2 * heads)], *given)
+    return by_query, by_key
+
+
+def read(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sums, as `plain.read`."""
+    sums = torch.empty(len(indices), values.shape[1])
+    given = bits(values), indices.numpy(), weights.numpy(), sums.numpy()
+    in_parallel(kernels.read, pieces(len(indices)), *given)
+    return sums
+
+
+def read_gradients(
+    values: Tensor, indices: Tensor, weights: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `read`, as `plain.read_gradients`."""
+    hits = indices.numel()
+    ordered, order = indices.flatten().sort(stable=True)
+    starts = torch.empty(hits + 1, dtype=torch.int64)
+    count = kernels.find_rows(ordered.numpy(), starts.numpy())
+    starts = starts[: count + 1]
+    by_row = empty_rows(count, values)
+    by_weight = torch.empty_like(weights)
+    cuts = np.linspace(0, hits, PIECES + 1).astype(np.int64)
+    partial = np.zeros((PIECES, 2, values.shape[1]), np.float32)
+    in_parallel(
+        kernels.read_gradients,
+        [(piece, piece + 1) for piece in range(PIECES)],
+        *(cuts, bits(values), ordered.numpy(), order.numpy(), starts.numpy()),
+        *(weights.numpy(), gradient.numpy(), bits(by_row), partial, by_weight.numpy()),
+    )
+    kernels.join(cuts, starts.numpy(), partial, bits(by_row))
+    return ordered[starts[:-1]], by_row, by_weight
+
+
+def update_rows(
+    table: Tensor, moments: Moments, rows: Tensor, gradient: Tensor, adam: Adam
+) -> None:
+    """Take one step of Adam on some rows, as `plain.update_rows`."""
+    given = rows.numpy(), bits(gradient), *_arrays(table, moments)
+    settings = np.array([adam.rate, adam.beta1, adam.beta2, adam.eps])
+    in_parallel(kernels.update_rows, pieces(len(rows)), *given, settings, adam.step, adam.seed)
+
+
+def catch_up_rows(
+    table: Tensor, moments: Moments, indices: Tensor | None, adam: Adam, missed: Missed
+) -> None:
+    """Do to rows the steps that they missed, as `plain.catch_up_rows`."""
+    rows = torch.arange(len(table)) if indices is None else indices.flatten()
+    settings = np.array([adam.beta1, adam.beta2, adam.eps])
+    given = rows.numpy(), *_arrays(table, moments), settings, adam.step, adam.seed
+    late = missed.rates.numpy(), missed.start, missed.horizon
+    # Each thread looks at all indices and takes the rows of its own: repeated ones do no harm.
+    threads = torch.get_num_threads()
+    own = [(thread, threads) for thread in range(threads)]
+    in_parallel(kernels.catch_up_rows, own, *given, *late)
+
+
+def _arrays(table: Tensor, moments: Moments) -> tuple[np.ndarray, ...]:
+    """Return a table and its moments as the kernels take them."""
+    return bits(table), bits(moments.momentum), moments.second.numpy(), moments.last.numpy()
+
+
+def bits(values: Tensor) -> np.ndarray:
+    """Return a tensor's memory as the kernels take it: float32, or the bits of bfloat16."""
+    if values.dtype == torch.bfloat16:
+        return values.detach().view(torch.uint16).numpy()
+    return values.detach().numpy()
+
+
+def empty_rows(count: int, like: Tensor) -> Tensor:
+    """Return (count, v) of a table's data type, in memory of large pages where there are any.
+
+    NumPy asks Linux for large pages and torch does not: a gradient of some hundred megabytes
+    would cost more in page faults than in arithmetic.
+    """
+    if like.dtype == torch.bfloat16:
+        held = np.empty((count, like.shape[1]), np.uint16)
+        return torch.from_numpy(held).view(torch.bfloat16)
+    return torch.from_numpy(np.empty((count, like.shape[1]), np.float32))
+
+
+def _scores(queries: Tensor, subkeys: Tensor) -> Tensor:
+    """Return the inner products of both halves, (H, 2, T, n) contiguous."""
+    heads, halves, keys, width = subkeys.shape
+    tokens = len(queries)
+    left = queries.reshape(tokens, heads * halves, width).transpose(0, 1)
+    right = subkeys.reshape(heads * halves, keys, width).transpose(1, 2)
+    return torch.bmm(left, right).view(heads, halves, tokens, keys)
