@@ -9,6 +9,9 @@ N = n n slots, v width of a value, U rows that were read.
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +21,8 @@ from merkhet.memory.rows import Adam, Missed, Moments
 from merkhet.memory.threads import in_parallel, pieces
 
 BLOCK = 1024  # tokens whose scores are in memory at once: in the cache, and no fresh pages
+_spare: dict[tuple[int, bool], np.ndarray] = {}  # memory for gradients, by width and type
+_guard = threading.Lock()
 PIECES = 16  # of the hits in a backward pass: fixed, so that sums do not depend on the threads
 
 
@@ -116,15 +121,22 @@ def bits(values: Tensor) -> np.ndarray:
 
 
 def empty_rows(count: int, like: Tensor) -> Tensor:
-    """Return (count, v) of a table's data type, in memory of large pages where there are any.
+    """Return (count, v) of a table's data type, in memory that earlier steps have used.
 
-    NumPy asks Linux for large pages and torch does not: a gradient of some hundred megabytes
-    would cost more in page faults than in arithmetic.
+    A gradient of some hundred megabytes would cost as much in fresh pages as in arithmetic. The
+    memory is kept from step to step, and given again when no tensor is on it any more.
     """
-    if like.dtype == torch.bfloat16:
-        held = np.empty((count, like.shape[1]), np.uint16)
-        return torch.from_numpy(held).view(torch.bfloat16)
-    return torch.from_numpy(np.empty((count, like.shape[1]), np.float32))
+    bits16 = like.dtype == torch.bfloat16
+    key = like.shape[1], bits16
+    with _guard:
+        held = _spare.pop(key, None)
+        # Referred to here and by the call below, and by every tensor that is still on it.
+        if held is None or len(held) < count or sys.getrefcount(held) > 2:
+            room = count + count // 16  # the next step may read a few more
+            held = np.empty((room, like.shape[1]), np.uint16 if bits16 else np.float32)
+        rows = torch.from_numpy(held[:count])
+        _spare[key] = held
+    return rows.view(torch.bfloat16) if bits16 else rows
 
 
 def _scores(queries: Tensor, subkeys: Tensor) -> Tensor:

@@ -95,12 +95,27 @@ def nearest(value: np.float32) -> np.uint32:
 @exact
 def scramble(number: np.uint32) -> np.uint32:
     """Return a number whose bits are as good as random (Wellons' lowbias32)."""
-    number ^= number >> np.uint32(16)
-    number *= np.uint32(0x7FEB352D)
-    number ^= number >> np.uint32(15)
-    number *= np.uint32(0x846CA68B)
-    number ^= number >> np.uint32(16)
-    return number
+    number = np.uint32(number ^ (number >> np.uint32(16)))
+    number = np.uint32(number * np.uint32(0x7FEB352D))  # a product of two is 64 bits wide here
+    number = np.uint32(number ^ (number >> np.uint32(15)))
+    number = np.uint32(number * np.uint32(0x846CA68B))
+    return np.uint32(number ^ (number >> np.uint32(16)))
+
+
+@exact
+def exponential(x: np.float32) -> np.float32:
+    """Return exp(x) for x at most 0, to 1e-7 of itself and 0 below -87, in a form that vectorises.
+
+    exp(x) = 2**n exp(r), |r| <= ln(2) / 2, with the Taylor polynomial of degree 7 for exp(r)
+    (its remainder is below 6e-9) and n put into the exponent's bits.
+    """
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    r = (x - n * np.float32(0.693145751953125)) - n * np.float32(1.428606765330187e-06)
+    y = np.float32(1 / 5040)
+    for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+        y = y * r + np.float32(factor)
+    scale = _float_of(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
+    return y * scale if not x < np.float32(-87.0) else np.float32(0)
 
 
 @exact
@@ -120,7 +135,7 @@ def _threshold(values: Any, k: int, low: np.float32, high: np.float32) -> np.flo
         values: Those to choose from.
         k: How many.
         low: A value that at least k reach.
-        high: The largest.
+        high: A value that about one in k reaches.
     """
     for _ in range(BISECTIONS):
         middle = np.float32(0.5) * (low + high)
@@ -137,6 +152,20 @@ def _threshold(values: Any, k: int, low: np.float32, high: np.float32) -> np.flo
 @exact
 def _rank(values: Any, places: Any, count: int, ranks: Any) -> None:
     """Find the rank of each value from the largest; of equal ones the smaller place is first."""
+    whole = 0
+    for one in range(count):
+        value, rank = values[one], np.int32(0)
+        for other in range(np.int32(count)):
+            rank += np.int32(values[other] > value)
+        ranks[one] = rank
+        whole += rank
+    if whole != count * (count - 1) // 2:  # some are equal, or NaN
+        _rank_ties(values, places, count, ranks)
+
+
+@exact
+def _rank_ties(values: Any, places: Any, count: int, ranks: Any) -> None:
+    """Find ranks where some values are equal."""
     for one in range(count):
         value, place, rank = values[one], places[one], np.int32(0)
         for other in range(np.int32(count)):
@@ -170,14 +199,12 @@ def _best_scores(scores: Any, k: int, room: Any, values: Any, places: Any) -> No
     width, keys = maxima.shape[0], scores.shape[0]
     for j in range(width):
         maxima[j] = scores[j]
-    for start in range(width, keys - width + 1, width):
-        for j in range(width):
-            maxima[j] = max(maxima[j], scores[start + j])
-    rest = keys // width * width
-    for j in range(rest, keys):
-        maxima[j - rest] = max(maxima[j - rest], scores[j])
+    for start in range(width, keys, width):
+        row = scores[start : min(start + width, keys)]  # a sum as an index would not vectorise
+        for j in range(row.shape[0]):
+            maxima[j] = row[j] if row[j] > maxima[j] else maxima[j]
     low = high = maxima[0]
-    for j in range(1, width):
+    for j in range(1, k):
         low, high = min(low, maxima[j]), max(high, maxima[j])
     threshold = _threshold(maxima, k, low, high)
     found = 0
@@ -240,14 +267,14 @@ def select(low: int, high: int, scores: Any, indices: Any, weights: Any) -> None
                     pairs[count] = np.int64(lefts[a]) * keys + rights[b]
                     count += 1
             _best_sums(sums[:count], k, room, values, places)
-            total = np.float32(0)
+            best, shares, total = values[0], weights[token, head], np.float32(0)
             for place in range(k):
-                share = np.exp(values[place] - values[0])
-                weights[token, head, place] = share
+                shares[place] = exponential(values[place] - best)
+            for place in range(k):
                 indices[token, head, place] = pairs[places[place]]
-                total += share
+                total += shares[place]
             for place in range(k):
-                weights[token, head, place] /= total
+                shares[place] /= total
 
 
 @summing
@@ -352,7 +379,8 @@ def read_gradients(
             row, end = values[ordered[start]], min(starts[run + 1], stop)
             total[:] = 0
             for hit in range(start, end):
-                token, place = order[hit] // reads, order[hit] % reads
+                token = order[hit] // reads
+                place = order[hit] - token * reads
                 given, share, inner = gradient[token], weights[token, place], np.float32(0)
                 for column in range(width):
                     total[column] += share * given[column]
@@ -363,8 +391,9 @@ def read_gradients(
             elif starts[run + 1] > stop:
                 partial[piece, 1] = total
             else:
+                target = by_row[run]
                 for column in range(width):
-                    put(by_row[run], column, total[column], nearest(total[column]))
+                    put(target, column, total[column], nearest(total[column]))
             start, run = end, run + 1
 
 
@@ -382,8 +411,9 @@ def join(cuts: Any, starts: Any, partial: Any, by_row: Any) -> None:
             if starts[run + 1] <= cuts[after + 1]:
                 break
             after += 1
+        target = by_row[run]
         for column in range(total.shape[0]):
-            put(by_row[run], column, total[column], nearest(total[column]))
+            put(target, column, total[column], nearest(total[column]))
 
 
 @summing
@@ -415,7 +445,7 @@ def update_rows(
         noise = _seed(seed, step, number)
         for column in range(width):
             moved = keep * get(moment, column) + take * get(given, column)
-            drawn = scramble(noise + np.uint32(column))
+            drawn = scramble(np.uint32(noise + np.uint32(column)))
             put(moment, column, moved, drawn >> np.uint32(16))
             put(row, column, get(row, column) - factor * moved, drawn & np.uint32(0xFFFF))
 
@@ -457,7 +487,7 @@ def catch_up_rows(
         row, moment, noise = table[number], momentum[number], _seed(seed, -step, number)
         for column in range(width):
             kept = get(moment, column)
-            drawn = scramble(noise + np.uint32(column))
+            drawn = scramble(np.uint32(noise + np.uint32(column)))
             put(moment, column, left * kept, drawn >> np.uint32(16))
             put(row, column, get(row, column) - total * kept, drawn & np.uint32(0xFFFF))
 
@@ -465,5 +495,6 @@ def catch_up_rows(
 @exact
 def _seed(seed: int, step: int, row: int) -> np.uint32:
     """Return where the random bits of a row in a step begin."""
-    mixed = scramble(np.uint32(seed) ^ scramble(np.uint32(step)))
-    return scramble(mixed ^ np.uint32(row)) ^ np.uint32(row >> 32)
+    mixed = scramble(np.uint32(np.uint32(seed) ^ scramble(np.uint32(step))))
+    mixed = scramble(np.uint32(mixed ^ np.uint32(row)))
+    return scramble(np.uint32(mixed ^ np.uint32(row >> 32)))

@@ -83,7 +83,7 @@ class ProductKeyMemory(nn.Module):
         building.allocate(self)
         generator = building.as_generator(seed)
         self.reset_parameters(generator)
-        draw = int(torch.randint(2**31, (), generator=generator))
+        draw = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         self.values = ValueTable(num_subkeys**2, width, seed=draw) if values is None else values
 
     @torch.no_grad()

@@ -83,8 +83,8 @@ def read_gradients(
 
 def _ranks(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the ranks (a, b), from 0, of the pairs that can be among the k best."""
-    ranks = torch.arange(1, top_k + 1, device=device)
-    left, right = (ranks[:, None] * ranks <= top_k).nonzero().unbind(1)
+    pairs = [(a, b) for a in range(top_k) for b in range(top_k // (a + 1))]
+    left, right = torch.tensor(pairs, device=device).unbind(1)
     return left, right
 
 
@@ -132,7 +132,8 @@ def catch_up_rows(
     moved = moments.second[rows] > 0
     moments.last[rows[~moved]] = adam.step  # no gradient ever reached these
     for part in rows[moved].split(CAUGHT_UP_AT_ONCE):
-        _catch_up(table, moments, part, adam, missed)
+        if len(part):
+            _catch_up(table, moments, part, adam, missed)
 
 
 def _catch_up(table: Tensor, moments: Moments, rows: Tensor, adam: Adam, missed: Missed) -> None:
