@@ -43,7 +43,8 @@ def main() -> None:
         "feed-forward": step(dense, [torch.optim.Adam(dense.parameters(), 1e-3)], x),
     }
     times = interleaved(runs, REPEATS)
-    record = Record("memory", "step", "small", seeds=[0], command="python benchmarks/memory_step.py")
+    command = "python benchmarks/memory_step.py"
+    record = Record("memory", "step", "small", seeds=[0], command=command)
     for name, (median, (low, high)) in times.items():
         record.figures[name] = Figure(
             round(1000 * median, 1), "ms", (round(1000 * low, 1), round(1000 * high, 1))
