@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from merkhet.core.errors import InputError
+from merkhet.memory import Beside, ProductKeyMemory, attach, parameter_groups
+from merkhet.models import Transformer
+
+SMALL = {"num_subkeys": 8, "num_heads": 2, "top_k": 4, "key_dim": 6}
+TOKENS = torch.arange(24).view(2, 12) % 11
+
+
+def network() -> Transformer:
+    return Transformer(11, dim=16, layers=2, heads=2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_beside_a_layer_nothing_changes_before_training(training: bool) -> None:
+    model = network().train(training)
+    wanted = model(TOKENS)
+    (memory,) = attach(model, ["layers.1.feed_forward"], **SMALL)
+    assert isinstance(model.layers[1].feed_forward, Beside)
+    assert memory.training == training
+    assert torch.equal(model(TOKENS), wanted)
+    model(TOKENS).square().mean().backward()
+    assert float(memory.values.weight.grad.to_dense().abs().max()) > 0, "and it can learn"
+
+
+def test_in_a_layers_place_it_is_the_layer() -> None:
+    model = network()
+    memories = attach(model, [f"layers.{i}.feed_forward" for i in (0, 1)], "replace", **SMALL)
+    assert [model.layers[i].feed_forward for i in (0, 1)] == memories
+    assert not torch.equal(memories[0].subkeys, memories[1].subkeys)
+    assert model(TOKENS).shape == (2, 12, 11)
+    assert len(parameter_groups(model)["values"]) == 2
+
+
+def test_width_type_and_device_are_those_of_the_layer() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 6)).bfloat16()
+    holder = nn.ModuleDict({"mlp": model})
+    (memory,) = attach(holder, ["mlp"], **SMALL)
+    assert memory.dim == 6
+    assert memory.values.weight.dtype == torch.bfloat16
+    with pytest.raises(InputError, match="give dim="):
+        attach(nn.ModuleDict({"act": nn.ReLU()}), ["act"])
+    (given,) = attach(nn.ModuleDict({"act": nn.ReLU()}), ["act"], dim=9, **SMALL)
+    assert given.dim == 9
+
+
+def test_wrong_names_say_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"Did you mean 'layers\.1\.feed_forward'"):
+        attach(network(), ["layers.1.feedforward"])
+    with pytest.raises(InputError, match="Did you mean 'beside'"):
+        attach(network(), ["layers.1.feed_forward"], "besides")
+    with pytest.raises(InputError, match="name a layer inside it"):
+        attach(network(), [""])
+
+
+def test_a_hugging_face_model_takes_memories_and_learns() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=11, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    wanted = model(TOKENS).logits
+    (memory,) = attach(model, ["transformer.h.1.mlp"], **SMALL)
+    assert memory.dim == 16
+    assert torch.equal(model(TOKENS).logits, wanted)
+    model.train()
+    model(TOKENS, labels=TOKENS).loss.backward()
+    assert memory.values.weight.grad.layout == torch.sparse_coo
+
+
+def test_a_copy_of_a_network_has_memories_of_its_own() -> None:
+    model = network()
+    (memory,) = attach(model, ["layers.0.feed_forward"], "replace", **SMALL)
+    other = copy.deepcopy(model)
+    assert torch.equal(other(TOKENS), model(TOKENS))
+    inside = other.layers[0].feed_forward
+    assert isinstance(inside, ProductKeyMemory)
+    assert inside.values.weight is not memory.values.weight
