@@ -91,6 +91,11 @@ class ValueTable(nn.Module):
         bring_up_to_date(self.weight)
         super()._save_to_state_dict(*given)
 
+    def _load_from_state_dict(self, *given: Any) -> None:
+        """Load the weight; what its rows had missed is not done to the new ones."""
+        bring_up_to_date(self.weight)
+        super()._load_from_state_dict(*given)
+
     def extra_repr(self) -> str:
         """Return slots and width."""
         return f"slots={self.slots}, dim={self.dim}"

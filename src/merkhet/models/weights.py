@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
 from merkhet.core.files import atomic_file
+from merkhet.models.streams import StoredTensors, write_tensors
 
 SUFFIX = ".safetensors"
 SHOWN = 3
@@ -32,18 +33,15 @@ def save_weights(module: nn.Module, path: Path | str) -> None:
     Raises:
         InputError: The path ends otherwise, or the state is not made of such tensors.
     """
-    from safetensors.torch import save_file
-
     _check_suffix(path)
     first_names = _first_names(_state(module))
-    storages: set[int] = set()
-    tensors = {}
-    for name, tensor in _state(module).items():
-        if first_names[name] == name:
-            tensors[name] = _apart(tensor.detach().contiguous(), storages)
+    tensors = {
+        name: tensor.detach().contiguous()
+        for name, tensor in _state(module).items()
+        if first_names[name] == name
+    }
     with atomic_file(path) as aside:
-        # The format is what transformers asks of a file before it reads it.
-        save_file(tensors, str(aside), metadata={"format": "pt"})
+        write_tensors(aside, tensors)
 
 
 def load_weights(module: nn.Module, path: Path | str) -> None:
@@ -62,19 +60,21 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
             names the first few that are missing, unexpected or of another shape.
     """
     wanted = _state(module)
-    stored = _read(path)
+    _check_suffix(path, CONVERSION.format(stem=Path(path).stem, name=Path(path).name))
+    stored = StoredTensors(path)
     first_names = _first_names(wanted)
-    by_first = {first_names[name]: tensor for name, tensor in stored.items() if name in wanted}
-    filled = {name: by_first[first] for name, first in first_names.items() if first in by_first}
+    by_first = {first_names[name]: name for name in stored.shapes if name in wanted}
+    source = {name: by_first[first] for name, first in first_names.items() if first in by_first}
     faults = [
-        *_listed("missing", [name for name in wanted if name not in filled]),
-        *_listed("unexpected", [name for name in stored if name not in wanted]),
-        *_listed("of another shape", _misshapen(wanted, filled)),
-        *_listed("tied in the network but not in the file", _untied(stored, filled)),
+        *_listed("missing", [name for name in wanted if name not in source]),
+        *_listed("unexpected", [name for name in stored.shapes if name not in wanted]),
+        *_listed("of another shape", _misshapen(wanted, source, stored)),
+        *_listed("tied in the network but not in the file", _untied(source, stored)),
     ]
     if faults:
         raise InputError(f"{path} does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(filled)
+    for first, name in by_first.items():
+        stored.read_into(name, wanted[first])
 
 
 def _check_suffix(path: Path | str, otherwise: str = "") -> None:
@@ -108,43 +108,28 @@ def _first_names(state: dict[str, Tensor]) -> dict[str, str]:
     return names
 
 
-def _apart(tensor: Tensor, storages: set[int]) -> Tensor:
-    """Return `tensor`, copied if another tensor of the file lies in the same memory."""
-    place = tensor.untyped_storage().data_ptr()
-    if place in storages:
-        return tensor.clone()
-    storages.add(place)
-    return tensor
-
-
-def _read(path: Path | str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    _check_suffix(path, CONVERSION.format(stem=Path(path).stem, name=Path(path).name))
-    try:
-        tensors: dict[str, Tensor] = load_file(str(path))
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
-    return tensors
-
-
-def _misshapen(wanted: dict[str, Tensor], filled: dict[str, Tensor]) -> list[str]:
+def _misshapen(
+    wanted: dict[str, Tensor], source: dict[str, str], stored: StoredTensors
+) -> list[str]:
     """Describe the tensors whose shape in the file is not the network's."""
     return [
-        f"{name} is {tuple(tensor.shape)} in the file and {tuple(wanted[name].shape)} here"
-        for name, tensor in filled.items()
-        if tensor.shape != wanted[name].shape
+        f"{name} is {stored.shapes[place]} in the file and {tuple(wanted[name].shape)} here"
+        for name, place in source.items()
+        if stored.shapes[place] != tuple(wanted[name].shape)
     ]
 
 
-def _untied(stored: dict[str, Tensor], filled: dict[str, Tensor]) -> list[str]:
+def _untied(source: dict[str, str], stored: StoredTensors) -> list[str]:
     """Return the names whose value in the file differs from that of a tensor they are tied to."""
     return [
         name
-        for name, tensor in stored.items()
-        if name in filled and tensor is not filled[name] and not torch.equal(tensor, filled[name])
+        for name, place in source.items()
+        if name in stored.shapes
+        and name != place
+        and (
+            stored.shapes[name] != stored.shapes[place]
+            or not torch.equal(stored.tensor(name), stored.tensor(place))
+        )
     ]
 
 
