@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "training": {"core", "report", "data", "models", "training"},
 }
 # Files of a package that may use the harness; `experiments` may import other packages too.
-WITH_HARNESS = ("checks", "commands", "estimators", "pictures")
+WITH_HARNESS = ("checks", "commands", "estimators", "networks", "pictures")
 
 
 def sources() -> list[Path]:

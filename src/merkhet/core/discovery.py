@@ -18,7 +18,7 @@ def parts(name: str) -> dict[str, ModuleType]:
     """Return, by package, the module `name` of every package that has one.
 
     Args:
-        name: "commands", "checks" or "experiments".
+        name: "commands", "checks", "experiments" or "networks".
     """
     return {
         package: importlib.import_module(f"merkhet.{package}.{name}")

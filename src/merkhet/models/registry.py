@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from merkhet.core import discovery
 from merkhet.core.errors import InputError, choose
 from merkhet.models.resnet import ResNet18
 from merkhet.models.small_cnn import SmallCNN
@@ -26,7 +27,15 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 def names() -> list[str]:
     """Return the names that `build` knows, sorted."""
-    return sorted(_NETWORKS)
+    return sorted(_known())
+
+
+def _known() -> dict[str, Callable[..., nn.Module]]:
+    """Return the networks of this package and those that others offer in their `networks`."""
+    found = dict(_NETWORKS)
+    for module in discovery.parts("networks").values():
+        found |= module.NETWORKS
+    return found
 
 
 def build(name: str, /, **arguments: Any) -> nn.Module:
@@ -40,7 +49,8 @@ def build(name: str, /, **arguments: Any) -> nn.Module:
         InputError: There is no such network, or it does not take these arguments; the
             message names what is allowed.
     """
-    network = _NETWORKS[choose("network", name, _NETWORKS)]
+    known = _known()
+    network = known[choose("network", name, known)]
     _check_arguments(name, network, arguments)
     return network(**arguments)
 
@@ -78,7 +88,7 @@ class Spec:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("network", self.name, _NETWORKS)
+        choose("network", self.name, _known())
         try:
             arguments = json.loads(json.dumps(self.arguments, allow_nan=False))
         except (TypeError, ValueError) as error:

@@ -155,7 +155,8 @@ def _from_run(folder: Path) -> Target:
     if not weights.exists():
         raise InputError(f"{folder} has no model.safetensors: let the run finish first")
     load_weights(built, weights)
-    return Target(built.eval(), spec["model"]["name"], data=data)
+    name, tokenizer = spec["model"]["name"], folder / "tokenizer.json"
+    return Target(built.eval(), name, data=data, tokenizer=tokenizer)
 
 
 def _hf_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from merkhet import cli
+from merkhet.models import Spec
+from merkhet.models.target import find_target
+
+pytest.importorskip("tokenizers")
+
+SMALL = (
+    *("--vocabulary", "300", "--context", "16", "--width", "16", "--layers", "2"),
+    *("--subkeys", "32", "--steps", "6", "--batch", "4", "--save-every", "2"),
+)
+
+
+def run(*arguments: str) -> int:
+    sys.argv = ["merkhet", *arguments]
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch) -> Path:
+    """Return a folder of little texts, and keep what is made of them in the test's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(150):
+        words = " ".join(str(number * factor % 97) for factor in range(1, 60))
+        (folder / f"{number}.txt").write_text(f"text {number}: {words}\n")
+    return folder
+
+
+def test_a_model_is_trained_evaluated_and_writes(text: Path, tmp_path: Path, capsys) -> None:
+    folder = str(tmp_path / "run")
+    assert run("memory", "train", "--data", str(text), "--out", folder, *SMALL) == 0
+    trained = capsys.readouterr().out
+    assert "after 6 steps" in trained
+    assert "of 1,024 slots used" in trained
+    assert run("memory", "train", "--data", str(text), "--out", folder, *SMALL) == 0
+    assert trained.splitlines()[-2:] == capsys.readouterr().out.splitlines()[-2:], "found finished"
+    assert run("memory", "evaluate", folder, "--split", "validation") == 0
+    assert capsys.readouterr().out.splitlines() == trained.splitlines()[-2:]
+    assert run("memory", "generate", folder, "--prompt", "text 1", "--tokens", "5") == 0
+    first = capsys.readouterr().out
+    assert first.startswith("text 1")
+    assert run("memory", "generate", folder, "--prompt", "text 1", "--tokens", "5") == 0
+    assert capsys.readouterr().out == first
+    target = find_target(folder)
+    assert target.tokenizer is not None
+    assert target.tokenizer.is_file()
+
+
+def test_a_memory_run_is_audited_on_text(text: Path, tmp_path: Path, capsys) -> None:
+    folder = str(tmp_path / "run")
+    run("memory", "train", "--data", str(text), "--out", folder, *SMALL)
+    whole = tmp_path / "whole.txt"
+    whole.write_text("".join(path.read_text() for path in sorted(text.iterdir())))
+    page = tmp_path / "r.html"
+    code = run(
+        *("audit", folder, "--data", str(whole), "--checks", "memory,feed_forward"),
+        *("--samples", "8", "--out", str(page)),
+    )
+    assert code == 0, capsys.readouterr().err
+    figures = json.loads(page.with_suffix(".json").read_text())["sections"]["memory"]["figures"]
+    assert 0 < figures["memory(used,layers.1.feed_forward.memory.values)"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--places", "2"), "give blocks from 0 to 1"),
+        (("train", "--places", "a"), "--places takes numbers"),
+        (("train", "--mode", "besides"), "Did you mean 'beside'"),
+        (("train", "--subkeys", "8"), "top_k = 32: at most num_subkeys = 8"),
+        (("train", "--data", "nowhere"), "nowhere"),
+        (("evaluate", "nowhere"), "nowhere"),
+        (("generate", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: tuple[str, ...], words: str, text: Path, tmp_path: Path, capsys
+) -> None:
+    verb, *given = arguments
+    own = {given[place] for place in range(0, len(given), 2)}
+    common = [SMALL[i : i + 2] for i in range(0, len(SMALL), 2) if SMALL[i] not in own]
+    more = [word for pair in common for word in pair] if verb == "train" else []
+    if verb == "train" and "--data" not in given:
+        more += ["--data", str(text)]
+    out = ["--out", str(tmp_path / "run")] if verb == "train" else []
+    assert run("memory", verb, *given, *more, *out) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert words in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_with_memories_are_built_by_name() -> None:
+    spec = Spec("memory_transformer", {"vocab_size": 11, "dim": 16, "layers": 2, "places": [1]})
+    network = Spec.from_json(spec.to_json()).build()
+    assert network.layers[1].feed_forward.memory.values.slots == 256**2
