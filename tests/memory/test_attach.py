@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
-from merkhet.memory import Beside, ProductKeyMemory, attach, parameter_groups
+from merkhet.memory import ProductKeyMemory, attach, parameter_groups
+from merkhet.memory.attach import Beside
 from merkhet.models import Transformer
 
 SMALL = {"num_subkeys": 8, "num_heads": 2, "top_k": 4, "key_dim": 6}

@@ -32,7 +32,7 @@ class Beside(nn.Module):
         self.memory = memory
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the layer's result plus the memory's, (..., dim)."""
+        """Return the layer's result plus the memory's, of its shape."""
         result: Tensor = self.layer(x, *args, **kwargs) + self.memory(x)
         return result
 

@@ -155,6 +155,28 @@ class RowwiseAdam(torch.optim.Optimizer):
                 for name, value in saved.items()
             }
 
+    def state_of(self, table: Tensor) -> dict[str, Any]:
+        """Return a table's state, "step", "momentum", "second" and "last", up to date."""
+        self.catch_up(table)
+        return self._state(table)
+
+    def restore(
+        self, table: Tensor, step: int, momentum: Tensor, second: Tensor, last: Tensor
+    ) -> None:
+        """Give a table a state that was up to date after a step.
+
+        Args:
+            table: One of the parameters, (rows, width).
+            step: The step.
+            momentum: (rows, width).
+            second: (rows,).
+            last: (rows,) int32.
+        """
+        state = self._state(table)
+        state.update(step=step, flushed=step, rates=_no_rates())
+        for name, value in (("momentum", momentum), ("second", second), ("last", last)):
+            state[name].copy_(value)
+
     def _catch_up(self, table: Tensor, group: dict[str, Any], indices: Tensor | None) -> None:
         """Bring rows of a table up to date."""
         state = self._state(table)

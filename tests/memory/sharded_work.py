@@ -1,0 +1,61 @@
+"""What each process of the tests of sharding does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from merkhet.memory import ProductKeyMemory, RowwiseAdam, parameter_groups, shard
+from merkhet.memory.distributed_checkpoint import load, save
+
+TOKENS, STEPS, STOP = 24, 8, 5
+X = torch.randn(STEPS, TOKENS, 6, generator=torch.Generator().manual_seed(0))
+
+
+def main(folder: Path, task: str) -> None:
+    dist.init_process_group("gloo")
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    memory = ProductKeyMemory(6, 7, 2, 4, 4, query_norm="layer")  # 49 slots: parts are unequal
+    network = nn.Sequential(memory, nn.Linear(6, 6))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.eye(6) + 0.1)
+        network[1].bias.zero_()
+    shard(network)
+    groups = parameter_groups(network)
+    values = RowwiseAdam(groups["values"], 0.05, mode="caught_up")
+    others = torch.optim.Adam(groups["others"], 0.01)
+    first = 0
+    if task == "resume":
+        load(folder / "checkpoint", network, {"values": values, "others": others})
+        first = STOP
+    model = DistributedDataParallel(network)
+    losses = []
+    for step in range(first, STOP if task == "save" else STEPS):
+        mine = X[step].chunk(processes)[rank]
+        loss = (model(mine) - mine.flip(1)).square().mean()
+        loss.backward()
+        for optimiser in (values, others):
+            optimiser.step()
+            optimiser.zero_grad()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        losses.append(float(total) / processes)
+    if task == "save":
+        save(folder / "checkpoint", network, {"values": values, "others": others})
+    values.flush()
+    parts = [None] * processes
+    dist.all_gather_object(parts, memory.values.weight.detach())
+    if rank == 0:
+        tensors = {"values": torch.cat(parts).tolist(), "keys": memory.subkeys.tolist()}
+        (folder / "found.json").write_text(json.dumps({"losses": losses, "tensors": tensors}))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
