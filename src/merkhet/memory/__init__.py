@@ -4,6 +4,7 @@ from merkhet.memory.attach import attach
 from merkhet.memory.groups import parameter_groups
 from merkhet.memory.layer import ProductKeyMemory
 from merkhet.memory.optimiser import RowwiseAdam
+from merkhet.memory.pictures import plot_usage
 from merkhet.memory.sharded import shard
 from merkhet.memory.table import ValueTable
 from merkhet.memory.together import Together
@@ -17,6 +18,7 @@ __all__ = [
     "ValueTable",
     "attach",
     "parameter_groups",
+    "plot_usage",
     "shard",
     "usage",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from merkhet.core.costs import Costs, costs
+from merkhet.memory.pictures import plot_usage
 from merkhet.memory.table import ValueTable
 from merkhet.memory.usage import Usage, usage
 from merkhet.report import Check, Finding, Picture, Section, Subject, Table
@@ -47,7 +48,7 @@ def slots(subject: Subject, seconds: float) -> Section:
         findings=tuple(findings),
         tables=(Table("Use of the slots", ("table", "slots", "used", "KL", "Gini"), rows),),
         pictures=tuple(
-            Picture(f"Use of the slots of {path}, the most used first", to_svg(used.plot()))
+            Picture(f"Use of the slots of {path}, the most used first", to_svg(plot_usage(used)))
             for path, used in found.items()
         ),
         figures={

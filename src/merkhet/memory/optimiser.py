@@ -156,7 +156,14 @@ class RowwiseAdam(torch.optim.Optimizer):
             }
 
     def state_of(self, table: Tensor) -> dict[str, Any]:
-        """Return a table's state, "step", "momentum", "second" and "last", up to date."""
+        """Return a table's state, up to date.
+
+        Args:
+            table: One of the parameters, (rows, width).
+
+        Returns:
+            "step", "momentum" (rows, width), "second" (rows,) and "last" (rows,).
+        """
         self.catch_up(table)
         return self._state(table)
 

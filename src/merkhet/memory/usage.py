@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from merkhet.core.calls import as_call
 from merkhet.core.errors import InputError
 from merkhet.core.modes import evaluating
 from merkhet.memory.table import ValueTable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHARES = (0.5, 0.9, 0.99)
 
@@ -65,20 +62,6 @@ class Usage:
         """Return all numbers by name."""
         shares = {f"slots_with_{mass:.0%}": self.share_of_slots(mass) for mass in SHARES}
         return {"used": self.used, "kl": self.kl, "gini": self.gini, **shares}
-
-    def plot(self) -> Figure:
-        """Draw the mass of the slots, the most used first, on logarithmic axes."""
-        from merkhet.report.figures import figure
-
-        made, (axis,) = figure()
-        ordered = self.mass.sort(descending=True).values * self.slots
-        ranks = torch.arange(1, self.slots + 1) / self.slots
-        seen = ordered > 0
-        axis.loglog(ranks[seen].numpy(), ordered[seen].numpy())
-        axis.axhline(1.0, color="#666666", linewidth=0.8, linestyle="--")
-        axis.set(xlabel="share of the slots, most used first", ylabel="use / even use")
-        axis.set_title(f"{self.used:.1%} used, KL {self.kl:.2f}, Gini {self.gini:.2f}")
-        return made
 
 
 def usage(model: nn.Module, data: Iterable[Any]) -> dict[str, Usage]:
