@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
-from merkhet.memory import ProductKeyMemory, attach, parameter_groups
+from merkhet.memory import ProductKeyMemory, RowwiseAdam, Together, attach, parameter_groups
 from merkhet.memory.attach import Beside
+from merkhet.memory.networks import from_pretrained, save_pretrained
 from merkhet.models import Transformer
+from merkhet.training import clip_gradients
 
 SMALL = {"num_subkeys": 8, "num_heads": 2, "top_k": 4, "key_dim": 6}
 TOKENS = torch.arange(24).view(2, 12) % 11
@@ -82,3 +84,62 @@ def test_a_copy_of_a_network_has_memories_of_its_own() -> None:
     inside = other.layers[0].feed_forward
     assert isinstance(inside, ProductKeyMemory)
     assert inside.values.weight is not memory.values.weight
+
+
+@pytest.mark.parametrize(("mode", "norm"), [("beside", "batch"), ("replace", None)])
+def test_a_hugging_face_model_comes_back_from_its_folder(mode: str, norm, tmp_path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=11, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config)
+    (memory,) = attach(model, ["transformer.h.1.mlp"], mode, query_norm=norm, **SMALL)
+    memory.values.reset_parameters()
+    model.train()(TOKENS)  # the batch norm has statistics
+    model.eval()
+    save_pretrained(model, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
+    assert again.lm_head.weight is again.transformer.wte.weight, "tied as before"
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-5])
+    with pytest.raises(InputError, match="damaged"):
+        from_pretrained(tmp_path)
+    (tmp_path / "memories.json").write_text("[{}]")
+    with pytest.raises(InputError, match="holds no model with memories"):
+        from_pretrained(tmp_path)
+
+
+def test_a_model_without_memories_is_not_saved_as_one(tmp_path) -> None:
+    with pytest.raises(InputError, match="needs memories"):
+        save_pretrained(nn.Linear(2, 2), tmp_path)
+
+
+def test_a_hugging_face_trainer_trains_both_kinds_of_parameters(tmp_path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=11, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config)
+    (memory,) = attach(model, ["transformer.h.0.mlp"], "replace", **SMALL)
+    groups = parameter_groups(model)
+    optimiser = Together(
+        torch.optim.AdamW(groups["others"], 1e-3), RowwiseAdam(groups["values"], 1e-2)
+    )
+    data = [{"input_ids": row, "labels": row} for row in TOKENS.repeat(4, 1)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        max_grad_norm=1.0,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+
+    class Trainer(transformers.Trainer):
+        def _clip_grad_norm(self, model):  # torch's own does not take sparse gradients
+            return clip_gradients(model.parameters(), self.args.max_grad_norm)
+
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
+    before = memory.values.weight.detach().clone(), memory.subkeys.detach().clone()
+    Trainer(model, arguments, train_dataset=data, optimizers=(optimiser, schedule)).train()
+    assert not torch.equal(memory.values.weight, before[0])
+    assert not torch.equal(memory.subkeys, before[1])

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from merkhet.core.errors import InputError
-from merkhet.memory.attach import attach
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from merkhet.core.errors import InputError, need
+from merkhet.core.files import write_text
+from merkhet.memory.attach import Beside, attach
+from merkhet.memory.layer import NORMS, ProductKeyMemory
 from merkhet.models import Transformer
+from merkhet.models.pretrained import load_weights
+
+MEMORIES = "memories.json"
+WEIGHTS = "model.safetensors"
 
 
 def memory_transformer(
@@ -44,3 +57,76 @@ def memory_transformer(
 
 
 NETWORKS = {"memory_transformer": memory_transformer}
+
+
+def save_pretrained(model: Any, folder: Path | str) -> None:
+    """Write a model of transformers with memories, as its `save_pretrained`, and `memories.json`.
+
+    Args:
+        model: A `PreTrainedModel` that `attach` put memories into.
+        folder: The folder to write.
+
+    Raises:
+        InputError: It has no memory, or two that share a table.
+    """
+    described = [_describe(model, path, memory) for path, memory in _memories(model)]
+    tables = {id(memory.values) for _, memory in _memories(model)}
+    if not described or len(tables) < len(described):
+        raise InputError(f"{type(model).__name__} needs memories, each with a table of its own")
+    whole = "1000TB"  # one file: the table is read back piece by piece anyway
+    model.save_pretrained(folder, max_shard_size=whole)
+    write_text(Path(folder) / MEMORIES, json.dumps(described, indent=1) + "\n")
+
+
+def from_pretrained(folder: Path | str) -> nn.Module:
+    """Return the model that `save_pretrained` wrote, with its memories, in evaluation mode.
+
+    Needs the extra `hf`. Nothing in the folder is run.
+
+    Args:
+        folder: With config.json, model.safetensors and memories.json.
+
+    Raises:
+        InputError: A file is missing or damaged, or the weights do not fit.
+    """
+    folder = Path(folder)
+    transformers = need("transformers", "hf")
+    try:
+        described = json.loads((folder / MEMORIES).read_text(encoding="utf-8"))
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        model: nn.Module = getattr(transformers, config.architectures[0])(config)
+        for entry in described:
+            (path,), mode, options = entry["layers"], entry["mode"], entry["options"]
+            attach(model, [path], mode, **options)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise InputError(f"{folder} holds no model with memories: {error}") from error
+    load_weights(model, folder / WEIGHTS)
+    return model.eval()
+
+
+def _memories(model: nn.Module) -> Iterator[tuple[str, ProductKeyMemory]]:
+    """Yield the memories of a network with their paths."""
+    for path, part in model.named_modules():
+        if isinstance(part, ProductKeyMemory):
+            yield path, part
+
+
+def _describe(model: nn.Module, path: str, memory: ProductKeyMemory) -> dict[str, Any]:
+    """Return how `attach` makes a memory again."""
+    owner = path.rpartition(".")[0]
+    beside = isinstance(model.get_submodule(owner), Beside)
+    kinds = {nn.BatchNorm1d: NORMS[0], nn.LayerNorm: NORMS[1], nn.RMSNorm: NORMS[2]}
+    return {
+        "layers": [owner if beside else path],
+        "mode": "beside" if beside else "replace",
+        "options": {
+            "dim": memory.dim,
+            "num_subkeys": memory.num_subkeys,
+            "num_heads": memory.num_heads,
+            "top_k": memory.top_k,
+            "key_dim": memory.key_dim,
+            "value_dim": memory.values.dim,
+            "query_norm": kinds.get(type(memory.query_norm)),
+            "gated": memory.gate is not None,
+        },
+    }
