@@ -129,7 +129,8 @@ def layers_versus_memory(trial: Trial) -> None:
     trial.picture(draw_layers_versus_memory(trial.record))
     trial.record.notes = (
         "The interval is Student's over paired seeds. Both models have the same rates, order of "
-        "data and number of tokens; the rate is one that suits the model without memory. Speeds are medians of interleaved runs."
+        "data and number of tokens; the rate is one that suits the model without memory. Speeds "
+        "are medians of interleaved runs."
     )
 
 
