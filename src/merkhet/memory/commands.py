@@ -47,6 +47,7 @@ def train(
     """
     from merkhet.core.options import numbers
     from merkhet.data import load_text
+    from merkhet.memory.networks import next_token_loss
     from merkhet.models import Spec
     from merkhet.report.commands import print_line
     from merkhet.training import Optimisation, Running, TrainingConfig, fit
@@ -115,14 +116,6 @@ def generate(
 
 
 VERBS = (train, evaluate, generate)
-
-
-def next_token_loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the mean cross-entropy of the next tokens, a scalar."""
-    from torch.nn import functional as F
-
-    tokens, targets = batch
-    return F.cross_entropy(module(tokens).flatten(0, 1), targets.flatten())
 
 
 def _optimiser(network: nn.Module, rate: float, value_rate: float) -> Any:

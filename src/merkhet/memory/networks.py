@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from merkhet.core.errors import InputError, need
 from merkhet.core.files import write_text
@@ -54,6 +55,17 @@ def memory_transformer(
     for memory in attach(network, paths, mode, num_subkeys=num_subkeys, seed=seed):
         memory.values.reset_parameters()  # from scratch, beside a layer too
     return network
+
+
+def next_token_loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the mean cross-entropy of the next tokens, a scalar.
+
+    Args:
+        module: From tokens (batch, length) to logits (batch, length, vocab_size).
+        batch: Tokens, and the same one further.
+    """
+    tokens, targets = batch
+    return F.cross_entropy(module(tokens).flatten(0, 1), targets.flatten())
 
 
 NETWORKS = {"memory_transformer": memory_transformer}
