@@ -251,3 +251,21 @@ def test_a_copied_table_is_not_kept_by_the_first_ones_optimiser() -> None:
     before = other.weight.detach().clone()
     other.eval()
     assert torch.equal(other.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_table_that_two_layers_read_is_caught_up_between_them(dtype: torch.dtype) -> None:
+    table = ValueTable(SLOTS, WIDTH).to(dtype)
+    optimiser = RowwiseAdam([table.weight], lr=0.05, mode="caught_up")
+    for gradient, _ in walk(5):
+        table.weight.grad = gradient.to(dtype)
+        optimiser.step()
+        optimiser.zero_grad()
+    ones = torch.ones(1, 2, dtype=dtype)
+    first = table(torch.tensor([[0, 1]]), ones)
+    second = table(torch.tensor([[1, SLOTS - 2]]), ones)
+    (first + second).sum().backward()
+    wanted = torch.zeros(SLOTS, dtype=dtype).index_add_(
+        0, torch.tensor([0, 1, 1, SLOTS - 2]), torch.ones(4, dtype=dtype)
+    )
+    assert torch.equal(table.weight.grad.to_dense(), wanted[:, None].expand(-1, WIDTH))

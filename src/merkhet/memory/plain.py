@@ -127,6 +127,8 @@ def catch_up_rows(
         adam: The numbers of the last step.
         missed: The steps that rows may have missed.
     """
+    # Rows that a graph holds already are up to date, and do not change: not for its version count.
+    table = table.data
     rows = torch.arange(len(table), device=table.device) if indices is None else indices.unique()
     rows = rows[moments.last[rows] < adam.step]
     moved = moments.second[rows] > 0
