@@ -33,7 +33,8 @@ class ByPlace(nn.Module):
 
 def subject_of(module: nn.Module, count: int = 40) -> Subject:
     pictures = torch.zeros(count, 1, 16, 16)
-    pictures[:, :, 5:11, 5:11] = torch.rand(count, 1, 6, 6, generator=GENERATOR)
+    generator = torch.Generator().manual_seed(0)  # of its own: tests run in any order
+    pictures[:, :, 5:11, 5:11] = torch.rand(count, 1, 6, 6, generator=generator)
     labels = torch.arange(count) % 2
     return make_subject(module, (pictures, labels), samples=count)
 
@@ -45,9 +46,16 @@ def test_a_network_that_looks_at_mass_alone_is_found_stable() -> None:
     assert not [found for found in section.findings if "translation" in found.name]
 
 
-def test_a_network_that_looks_at_places_is_found_unstable() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
-    section = checks.stability(subject_of(module), 20.0)
+@pytest.fixture
+def linear() -> nn.Module:
+    """Return a linear network of fixed random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
+
+
+def test_a_network_that_looks_at_places_is_found_unstable(linear: nn.Module) -> None:
+    section = checks.stability(subject_of(linear), 20.0)
     found = {finding.name: finding for finding in section.findings}
     finding = found["stability(translation,1)"]
     assert finding.value == section.figures["stability(translation,1)"] > 0.3
@@ -56,11 +64,10 @@ def test_a_network_that_looks_at_places_is_found_unstable() -> None:
     assert finding.weight > 0.5
 
 
-def test_the_code_of_every_remedy_runs() -> None:
+def test_the_code_of_every_remedy_runs(linear: nn.Module) -> None:
     import merkhet.core.deformations
 
-    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
-    section = checks.stability(replace(subject_of(module), labels=None), 20.0)
+    section = checks.stability(replace(subject_of(linear), labels=None), 20.0)
     assert len(section.findings) == len(checks.MOTIONS)
     for finding in section.findings:
         space = {
@@ -127,7 +134,7 @@ def test_the_time_decides_how_many_inputs() -> None:
     subject = subject_of(Slow(), count=200)
     start = time.perf_counter()
     section = checks.stability(subject, 3.0)
-    assert time.perf_counter() - start < 6
+    assert time.perf_counter() - start < 12
     used = int(section.notes[0].split()[0])
     assert checks.FEWEST <= used < 100
     with pytest.raises(InputError, match=r"16 inputs, .* need about \d+ s and 0 s are left"):
