@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -54,7 +55,10 @@ def main(folder: Path, task: str) -> None:
     if rank == 0:
         tensors = {"values": torch.cat(parts).tolist(), "keys": memory.subkeys.tolist()}
         (folder / "found.json").write_text(json.dumps({"losses": losses, "tensors": tensors}))
+    dist.barrier()  # none leaves while another still talks to it
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may abort while the interpreter is taken down
 
 
 if __name__ == "__main__":

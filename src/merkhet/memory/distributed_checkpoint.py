@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,9 @@ from merkhet.core.errors import InputError
 from merkhet.memory.optimiser import RowwiseAdam
 from merkhet.memory.sharded import ShardedValueTable
 from merkhet.memory.upkeep import bring_up_to_date
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 ROWS = ("momentum", "second", "last")
 
@@ -142,17 +146,24 @@ def _parameters(optimiser: Optimizer) -> list[Tensor]:
 
 def _global(rows: Tensor, table: ShardedValueTable) -> Tensor:
     """Return this process's rows as a part of the table of all processes."""
-    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Shard
 
     ranks = dist.get_process_group_ranks(table.group or dist.group.WORLD)
-    mesh = DeviceMesh(rows.device.type, ranks)
+    mesh = _mesh(rows.device.type, tuple(ranks))
     shape = torch.Size((table.all_slots, *rows.shape[1:]))
     stride = torch.empty(shape, device="meta").stride()
     placed: Tensor = DTensor.from_local(
         rows.detach(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
     )
     return placed
+
+
+@functools.cache
+def _mesh(device: str, ranks: tuple[int, ...]) -> DeviceMesh:
+    """Return the processes as torch wants them, the same for all tensors."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    return DeviceMesh(device, list(ranks))
 
 
 def _local(value: Any) -> Any:
