@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import interleaved
 from torch import nn
 
+from merkhet.core.timing import interleaved
 from merkhet.memory import ProductKeyMemory, RowwiseAdam, parameter_groups
 from merkhet.models import Transformer
 from merkhet.report import Figure, Goal, Record

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from timing import interleaved
 from torch import nn
 
+from merkhet.core.timing import interleaved
 from merkhet.memory import ProductKeyMemory
 from merkhet.report import Figure, Goal, Record
 

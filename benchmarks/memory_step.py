@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 from product_key_memory import PKM
-from timing import interleaved
 from torch import Tensor, nn
 
+from merkhet.core.timing import interleaved
 from merkhet.memory import ProductKeyMemory, RowwiseAdam, parameter_groups
 from merkhet.report import Figure, Goal, Record
 

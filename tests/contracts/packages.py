@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "models": {"core", "report", "models"},
     "training": {"core", "report", "data", "models", "training"},
 }
-# Files of a package that may use the harness; `experiments` may import other packages too.
+# Parts of a package that may use the harness; `experiments` may import other packages too.
 WITH_HARNESS = ("checks", "commands", "estimators", "networks", "pictures")
 
 

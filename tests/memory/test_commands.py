@@ -102,6 +102,9 @@ def test_mistakes_are_one_line(
 
 
 def test_networks_with_memories_are_built_by_name() -> None:
-    spec = Spec("memory_transformer", {"vocab_size": 11, "dim": 16, "layers": 2, "places": [1]})
+    spec = Spec(
+        "memory_transformer",
+        {"vocab_size": 11, "dim": 16, "layers": 2, "places": [1], "memory": {"num_subkeys": 64}},
+    )
     network = Spec.from_json(spec.to_json()).build()
-    assert network.layers[1].feed_forward.memory.values.slots == 256**2
+    assert network.layers[1].feed_forward.memory.values.slots == 64**2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,3 +50,21 @@ def bootstrap(
     means = values[drawn].mean(1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Return Student's interval of a mean, at 95 %: for a few values that are near normal.
+
+    Args:
+        values: Two independent values or more, such as one for each seed.
+
+    Raises:
+        InputError: Fewer than two.
+    """
+    from scipy import stats
+
+    if len(values) < 2:
+        raise InputError(f"an interval of {len(values)} values: give two or more")
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread
+    return statistics.mean(values) - half, statistics.mean(values) + half

@@ -14,6 +14,7 @@ from torch import nn
 
 from merkhet.core.calls import as_call, copied
 from merkhet.core.modes import evaluating
+from merkhet.core.timing import wait
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def latency(
 
     def run() -> float:
         own_args, own_kwargs = copied(args), copied(kwargs)  # the network may write into them
-        _wait()
+        wait()
         start = time.perf_counter()
         module(*own_args, **own_kwargs)
-        _wait()
+        wait()
         return time.perf_counter() - start
 
     with evaluating(module):
@@ -81,14 +82,14 @@ def _inside(module: nn.Module, run: Callable[[], float]) -> dict[str, float]:
 
     def enter(path: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any) -> None:
-            _wait()
+            wait()
             started[path] = time.perf_counter()
 
         return hook
 
     def leave(path: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-            _wait()
+            wait()
             spent[path] += time.perf_counter() - started[path]
 
         return hook
@@ -104,9 +105,3 @@ def _inside(module: nn.Module, run: Callable[[], float]) -> dict[str, float]:
         for handle in handles:
             handle.remove()
     return dict(spent)
-
-
-def _wait() -> None:
-    """Wait for the accelerator, which runs behind the program."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()

@@ -54,7 +54,9 @@ def train(
 
     chosen = numbers(places, "--places", ",", int) if places else (layers // 2,)
     arguments = {"vocab_size": vocabulary, "dim": width, "layers": layers, "places": list(chosen)}
-    spec = Spec(NETWORK, {**arguments, "mode": mode, "num_subkeys": subkeys, "seed": seed})
+    spec = Spec(
+        NETWORK, {**arguments, "mode": mode, "memory": {"num_subkeys": subkeys}, "seed": seed}
+    )
     network = spec.build()
     windows = load_text(data, vocabulary, context, "train")
     config = TrainingConfig(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from merkhet.core.errors import InputError, need
+from merkhet.core.errors import InputError, choose, need
 from merkhet.core.files import write_text
 from merkhet.memory.attach import Beside, attach
 from merkhet.memory.layer import NORMS, ProductKeyMemory
 from merkhet.models import Transformer
 from merkhet.models.pretrained import load_weights
 
+OPTIONS = ("num_subkeys", "num_heads", "top_k", "key_dim", "value_dim", "query_norm", "gated")
 MEMORIES = "memories.json"
 WEIGHTS = "model.safetensors"
 
@@ -28,10 +29,10 @@ def memory_transformer(
     heads: int = 4,
     places: tuple[int, ...] = (3,),
     mode: str = "beside",
-    num_subkeys: int = 256,
+    memory: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Transformer:
-    """Return a language model with memories of num_subkeys**2 slots, to be trained from scratch.
+    """Return a language model with memories, to be trained from scratch.
 
     Shapes: tokens (batch, length) -> logits (batch, length, vocab_size).
 
@@ -42,18 +43,22 @@ def memory_transformer(
         heads: Heads of attention.
         places: Blocks that get a memory, from 0; past the middle is the best place for one.
         mode: "beside" the feed-forward layer or "replace" it.
-        num_subkeys: Sub-keys of each half.
+        memory: Options of `ProductKeyMemory`, by name; its own defaults otherwise.
         seed: Of all weights.
 
     Raises:
-        InputError: A block that is not there, or other numbers out of range.
+        InputError: A block that is not there, an option that is not there, or other numbers out
+            of range.
     """
+    options = dict(memory or {})
+    for option in options:
+        choose("option of memory", option, OPTIONS)
     if not places or not all(0 <= place < layers for place in places):
         raise InputError(f"places {list(places)}: give blocks from 0 to {layers - 1}")
     network = Transformer(vocab_size, dim, layers, heads, seed=seed)
     paths = [f"layers.{place}.feed_forward" for place in places]
-    for memory in attach(network, paths, mode, num_subkeys=num_subkeys, seed=seed):
-        memory.values.reset_parameters()  # from scratch, beside a layer too
+    for added in attach(network, paths, mode, seed=seed, **options):
+        added.values.reset_parameters()  # from scratch, beside a layer too
     return network
 
 
