@@ -48,12 +48,19 @@ def _bits_of(_context: Any, _value: Any) -> Any:
 
 def get(row: Any, place: Any) -> Any:
     """Return an entry of a table's row as float32."""
-    raise NotImplementedError("compiled code alone calls this")
+    value = row[place]
+    return (np.uint32(value) << np.uint32(16)).view(np.float32) if _is_half(row) else value
 
 
 def put(row: Any, place: Any, value: Any, noise: Any) -> None:
     """Store a float32, rounded up to bfloat16 where 16 bits of noise carry over."""
-    raise NotImplementedError("compiled code alone calls this")
+    half = _is_half(row)
+    row[place] = (np.float32(value).view(np.uint32) + noise) >> np.uint32(16) if half else value
+
+
+def _is_half(row: np.ndarray) -> bool:
+    """Tell whether a row holds the bits of bfloat16."""
+    return row.dtype == np.uint16
 
 
 @overload(get, inline="always")
