@@ -1,7 +1,8 @@
-"""Training and evaluation mode, for a while."""
+"""Training and evaluation mode, for a while; the network that a compiler has wrapped."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,15 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
                 part.train(mode)
         for part, mode in modes.items():
             part.training = mode
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the network that `torch.compile` wrapped, or the network itself if none did."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # slow to import, and there if needed
+    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
+        return module
+    inner: nn.Module = module._orig_mod
+    return inner
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from merkhet.core.errors import InputError
-from merkhet.core.modes import in_mode
+from merkhet.core.modes import in_mode, uncompiled
 from merkhet.training import devices
 from merkhet.training.config import TrainingConfig
 from merkhet.training.order import Batches, Order, count_examples
@@ -76,7 +76,7 @@ def fit(
     folder = Path(folder) if folder is not None else None
     accelerator, device = devices.start(config.running, folder)
     # torch.compile wraps a network; it is kept, and its weights are named, without the wrapper.
-    bare: nn.Module = getattr(module.to(device), "_orig_mod", module)
+    bare = uncompiled(module.to(device))
     optimiser = optimiser or adamw(bare, config.optimisation)
     about = {
         "config": _without_running(config),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from merkhet.core.errors import InputError
 from merkhet.core.graph.export import export_network
 from merkhet.core.graph.hooks import hook_network
 from merkhet.core.graph.network import Network
-from merkhet.core.modes import evaluating
+from merkhet.core.modes import evaluating, uncompiled
 from merkhet.core.undisturbed import undisturbed
 
 
@@ -41,7 +40,7 @@ def trace(module: nn.Module, example_inputs: Any) -> Network:
         InputError: The network does not run on the example inputs, returns no tensor, or is a
             ScriptModule.
     """
-    module = _uncompiled(module)
+    module = uncompiled(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError("a ScriptModule cannot be traced: give the nn.Module it was made from")
     args, kwargs = as_call(example_inputs)
@@ -55,15 +54,6 @@ def trace(module: nn.Module, example_inputs: Any) -> Network:
         except Exception as error:  # torch.export raises errors of many kinds
             reason = f"{type(error).__name__}: {first_line(error)}"
             return hook_network(module, copied(args), copied(kwargs), reason)
-
-
-def _uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module inside what `torch.compile` returned."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # slow to import, and there if needed
-    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
-        return module
-    inner: nn.Module = module._orig_mod
-    return inner
 
 
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
