@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -12,16 +13,17 @@ from merkhet.report import Record, read_record
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(merkhet.__file__).parent
-INTERNAL = ("core",)
+INTERNAL = ("core", "report")
 
 
 def pages(folder: Path) -> None:
-    """Write every generated page into `folder`, afresh."""
+    """Write every generated page into `folder`, afresh: those of packages into `packages`."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    (folder / "packages").mkdir(parents=True)
     (folder / "results.md").write_text(_results(folder), encoding="utf-8")
     for package in discovery.package_names():
-        (folder / f"{package}.md").write_text(_package(package, folder), encoding="utf-8")
+        place = folder if package in INTERNAL else folder / "packages"
+        (place / f"{package}.md").write_text(_package(package, place), encoding="utf-8")
 
 
 def _package(package: str, folder: Path) -> str:
@@ -30,7 +32,7 @@ def _package(package: str, folder: Path) -> str:
     text = readme.read_text(encoding="utf-8") if readme.exists() else f"# {package}\n"
     text = re.sub(r"!\[([^]]*)\]\(([^)]+)\)", lambda found: _picture(found, readme, folder), text)
     module = f"merkhet.{package}"
-    names = _modules(package) if package in INTERNAL else [module]
+    names = [module] if hasattr(importlib.import_module(module), "__all__") else _modules(package)
     listed = "\n".join(
         f"```{{eval-rst}}\n.. automodule:: {name}\n   :imported-members:\n```\n"
         if name == module
