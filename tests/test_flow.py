@@ -31,7 +31,7 @@ def test_a_runs_folder_is_audited_on_its_own_data(run: Path) -> None:
     assert target.data == "digits"
     report = audit(target.module, target.data, samples=150, seconds=60)
     assert not report.failed
-    assert set(report.skipped) == {"feed_forward", "memory"}, "those of networks of another kind"
+    assert not report.skipped
     assert report.sections["accuracy"].figures["accuracy"] > 0.8
     assert report.sections["stability"].figures["stability(rotation,10)"] > 0
 

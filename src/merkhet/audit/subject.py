@@ -65,6 +65,7 @@ def make_subject(
         network=network,
         name=(name or type(module).__name__).encode("utf-8", "backslashreplace").decode(),
         inputs=inputs,
+        output=output,
         labels=labels,
         classes=classes,
         data=title,

@@ -104,8 +104,8 @@ def feed_forward(subject: Subject, seconds: float) -> Section:
 
 
 CHECKS = (
-    Check("feed_forward", 0.2, refuse=has_no_feed_forward, run=feed_forward),
-    Check("memory", 2.0, refuse=has_no_memory, run=slots),
+    Check("feed_forward", 0.2, refuse=has_no_feed_forward, run=feed_forward, quiet=True),
+    Check("memory", 2.0, refuse=has_no_memory, run=slots, quiet=True),
 )
 
 

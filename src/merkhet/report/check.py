@@ -25,6 +25,7 @@ class Subject:
         name: What the report calls the network.
         inputs: A sample of inputs, (count, channels, height, width) pictures in [0, 1],
             (count, channels, length) signals, or (count, length) int64 tokens.
+        output: The network's main output for the first inputs, to see its shape and type by.
         labels: (count,) int64, or None.
         classes: Names of the labels, empty where there are none.
         data: What the report calls the data.
@@ -38,6 +39,7 @@ class Subject:
     network: Network
     name: str
     inputs: Tensor
+    output: Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     data: str = ""
@@ -132,9 +134,12 @@ class Check:
             run first.
         refuse: Why the check cannot run on a subject, or None where it can.
         run: Runs it within about the seconds given.
+        quiet: For parts that few networks have: where it is refused it is not mentioned, unless
+            it was asked for by name.
     """
 
     name: str
     seconds: float
     refuse: Callable[[Subject], str | None]
     run: Callable[[Subject, float], Section]
+    quiet: bool = False
