@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.merkhet-installed
 EXTRAS := text,parquet,hf,docs,dev
-SOURCES := src tests benchmarks docs
+SOURCES := src tests benchmarks docs examples
 
 .PHONY: setup demo test lint format bench docs picture clean
 

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import copy
+import functools
+import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
-from merkhet.memory import ProductKeyMemory, RowwiseAdam, Together, attach, parameter_groups
+from merkhet.memory import ProductKeyMemory, attach, parameter_groups
 from merkhet.memory.attach import Beside
 from merkhet.memory.networks import from_pretrained, save_pretrained
 from merkhet.models import Transformer
-from merkhet.training import clip_gradients
 
 SMALL = {"num_subkeys": 8, "num_heads": 2, "top_k": 4, "key_dim": 6}
 TOKENS = torch.arange(24).view(2, 12) % 11
@@ -113,33 +116,14 @@ def test_a_model_without_memories_is_not_saved_as_one(tmp_path) -> None:
         save_pretrained(nn.Linear(2, 2), tmp_path)
 
 
-def test_a_hugging_face_trainer_trains_both_kinds_of_parameters(tmp_path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=11, n_positions=32)
-    model = transformers.GPT2LMHeadModel(config)
-    (memory,) = attach(model, ["transformer.h.0.mlp"], "replace", **SMALL)
-    groups = parameter_groups(model)
-    optimiser = Together(
-        torch.optim.AdamW(groups["others"], 1e-3), RowwiseAdam(groups["values"], 1e-2)
-    )
-    data = [{"input_ids": row, "labels": row} for row in TOKENS.repeat(4, 1)]
-    arguments = transformers.TrainingArguments(
-        str(tmp_path),
-        max_steps=3,
-        per_device_train_batch_size=4,
-        max_grad_norm=1.0,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-
-    class Trainer(transformers.Trainer):
-        def _clip_grad_norm(self, model):  # torch's own does not take sparse gradients
-            return clip_gradients(model.parameters(), self.args.max_grad_norm)
-
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
-    before = memory.values.weight.detach().clone(), memory.subkeys.detach().clone()
-    Trainer(model, arguments, train_dataset=data, optimizers=(optimiser, schedule)).train()
-    assert not torch.equal(memory.values.weight, before[0])
-    assert not torch.equal(memory.subkeys, before[1])
+def test_the_example_with_hugging_faces_trainer_goes_on_as_if_never_stopped(
+    text: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples/hugging_face_trainer.py"))
+    main = functools.partial(example["main"], batch=4, text=str(text), vocabulary=300)
+    whole = main(tmp_path / "whole", steps=4)
+    main(tmp_path / "parts", steps=2)
+    parts = main(tmp_path / "parts", steps=4)
+    assert parts == pytest.approx(whole, rel=1e-6)  # the moments of the values came back too
+    assert whole < math.log(300)
