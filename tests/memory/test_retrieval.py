@@ -122,7 +122,7 @@ def test_what_is_not_finite_never_leads_outside_the_table(bad: float) -> None:
 
 
 def test_the_result_does_not_depend_on_the_threads() -> None:
-    queries, subkeys = (part.float() for part in drawn(97, 3, 20, 4))
+    queries, subkeys = (part.float() for part in drawn(297, 3, 20, 4))
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):

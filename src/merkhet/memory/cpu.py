@@ -20,7 +20,7 @@ from merkhet.memory import kernels
 from merkhet.memory.rows import Adam, Missed, Moments
 from merkhet.memory.threads import in_parallel, pieces
 
-BLOCK = 1024  # tokens whose scores are in memory at once: in the cache, and no fresh pages
+BLOCK = 64  # tokens whose scores are computed and searched together
 _spare: dict[tuple[int, bool], np.ndarray] = {}  # memory for gradients, by width and type
 _guard = threading.Lock()
 PIECES = 16  # of the hits in a backward pass: fixed, so that sums do not depend on the threads
@@ -31,11 +31,14 @@ def select(queries: Tensor, subkeys: Tensor, top_k: int) -> tuple[Tensor, Tensor
     tokens, heads = queries.shape[:2]
     indices = torch.empty(tokens, heads, top_k, dtype=torch.int64)
     weights = torch.empty(tokens, heads, top_k)
-    for start in range(0, tokens, BLOCK):
-        part = slice(start, start + BLOCK)
-        scores = _scores(queries[part], subkeys).numpy()
-        given = scores, indices[part].numpy(), weights[part].numpy()
-        in_parallel(kernels.select, pieces(len(indices[part])), *given)
+
+    def select_block(low: int, high: int) -> None:
+        """Select for some tokens, on one thread: their scores stay in its cache."""
+        scores = _scores(queries[low:high], subkeys).numpy()
+        kernels.select(0, high - low, scores, indices[low:high].numpy(), weights[low:high].numpy())
+
+    blocks = [(low, min(low + BLOCK, tokens)) for low in range(0, tokens, BLOCK)]
+    in_parallel(select_block, blocks)
     return indices, weights
 
 
