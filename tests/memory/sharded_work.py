@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from merkhet.memory import ProductKeyMemory, RowwiseAdam, parameter_groups, shard
+from merkhet.memory import ProductKeyMemory, RowwiseAdam, parameter_groups, shard, usage
 from merkhet.memory.distributed_checkpoint import load, save
 
 TOKENS, STEPS, STOP = 24, 8, 5
@@ -50,11 +50,15 @@ def main(folder: Path, task: str) -> None:
     if task == "save":
         save(folder / "checkpoint", network, {"values": values, "others": others})
     values.flush()
+    mine = [x.chunk(processes)[rank] for x in X]
+    counts = usage(network, mine)["0.values"].counts.tolist()
     parts = [None] * processes
     dist.all_gather_object(parts, memory.values.weight.detach())
     if rank == 0:
         tensors = {"values": torch.cat(parts).tolist(), "keys": memory.subkeys.tolist()}
-        (folder / "found.json").write_text(json.dumps({"losses": losses, "tensors": tensors}))
+        (folder / "found.json").write_text(
+            json.dumps({"losses": losses, "tensors": tensors, "counts": counts})
+        )
     dist.barrier()  # none leaves while another still talks to it
     dist.destroy_process_group()
     sys.stdout.flush()

@@ -38,6 +38,7 @@ def test_training_on_several_processes_is_training_on_one(
 ) -> None:
     found = launch(processes, tmp_path, "train")
     assert found["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert found["counts"] == alone["counts"]  # of the tokens of all processes
     for name, values in alone["tensors"].items():
         difference = torch.tensor(found["tensors"][name]) - torch.tensor(values)
         assert float(difference.abs().max()) < 1e-5, name

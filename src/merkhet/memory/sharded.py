@@ -91,6 +91,12 @@ class ShardedValueTable(ValueTable):
         sums: Tensor = _ShardedRead.apply(self.weight, *flat, self)  # type: ignore[no-untyped-call]
         return sums.view(*shape, self.weight.shape[1])
 
+    def summed(self, counted: Tensor) -> Tensor:
+        """Return the sum over all processes of what each has counted, (slots,)."""
+        total = counted.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
+
     def extra_repr(self) -> str:
         """Return slots, width and the rows that are here."""
         here = f"{self.first} to {self.first + len(self.weight) - 1}"

@@ -80,6 +80,10 @@ class ValueTable(nn.Module):
         sums: Tensor = _Read.apply(*given)  # type: ignore[no-untyped-call]
         return sums.view(*shape, self.dim)
 
+    def summed(self, counted: Tensor) -> Tensor:
+        """Return what all processes that read this table have counted, (slots,): here, this one."""
+        return counted
+
     def train(self, mode: bool = True) -> ValueTable:
         """Set the mode; for evaluation all rows are brought up to date."""
         if not mode:

@@ -67,7 +67,8 @@ class Usage:
 def usage(model: nn.Module, data: Iterable[Any]) -> dict[str, Usage]:
     """Return how the slots of each table in a network are used over some data.
 
-    Weights are summed on the device that the network is on, in float64 where it has it.
+    Weights are summed on the device that the network is on, in float64 where it has it, and over
+    the processes that a table is spread over: each calls this, with as many batches of its own.
 
     Args:
         model: A network with memories; it is left as found.
@@ -88,6 +89,10 @@ def usage(model: nn.Module, data: Iterable[Any]) -> dict[str, Usage]:
         for batch in data:
             args, kwargs = as_call(batch)
             model(*args, **kwargs)
+    found = {
+        path: (tables[path].summed(mass), tables[path].summed(counts))
+        for path, (mass, counts) in found.items()
+    }
     if not any(bool(counts.any()) for _, counts in found.values()):
         raise InputError("no token was read: give at least one batch")
     return {
