@@ -50,6 +50,23 @@ def test_attention_by_hand() -> None:
     assert counted.multiply_adds == 4 * 7 * 7 * (5 + 3)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_weighted_sum_of_rows_multiplies_and_a_plain_one_does_not(weighted: bool) -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.ones(9, 6))
+
+        def forward(self, x):
+            places = torch.arange(4).expand(len(x), 4)
+            shares = x[:, :4] if weighted else None
+            return nn.functional.embedding_bag(
+                places, self.rows, per_sample_weights=shares, mode="sum"
+            )
+
+    assert cost_of(Bag(), 3, 5).multiply_adds == (4 * 6 if weighted else 0)
+
+
 def test_attention_with_one_query_for_the_whole_batch_by_hand() -> None:
     class Pool(nn.Module):
         def forward(self, x):

@@ -40,6 +40,7 @@ def draw_sample(data: Inputs, samples: int, seed: int) -> Sample:
     Raises:
         InputError: The data is none of these, holds NaN, or has labels that do not fit.
     """
+    name = str(data) if isinstance(data, str | Path) else "a tensor"
     if isinstance(data, str | Path):
         data = load_inputs(data, samples=samples, seed=seed)
     if isinstance(data, Pictures):
@@ -55,7 +56,7 @@ def draw_sample(data: Inputs, samples: int, seed: int) -> Sample:
     assert isinstance(inputs, Tensor)
     order = _order(len(inputs), samples, seed)
     kept = None if labels is None else labels[order.to(labels.device)].long()
-    return Sample(inputs.detach()[order.to(inputs.device)], kept, (), "a tensor")
+    return Sample(inputs.detach()[order.to(inputs.device)], kept, (), name)
 
 
 def refuse_not_finite(values: Tensor, message: str) -> None:

@@ -89,6 +89,14 @@ def _recurrence(network: Network, node: Node) -> int:
     return math.prod(steps) * sum(math.prod(shape) for shape in shapes if len(shape) == 2)
 
 
+def _embedding_bag(network: Network, node: Node) -> int:
+    """A weighted sum of rows uses each entry of the rows picked once; a plain sum only adds."""
+    if node.arguments.get("per_sample_weights") is None:
+        return 0
+    width = argument_shape(network, node, "weight")[-1]
+    return math.prod(argument_shape(network, node, "indices")) * width
+
+
 def _matrix_vector(network: Network, node: Node) -> int:
     """Each entry of the matrix is used once."""
     return math.prod(argument_shape(network, node, "mat"))
@@ -133,6 +141,7 @@ COUNTERS: dict[str, Counter] = {
     "addbmm": _summed_product,
     "addmv": _matrix_vector,
     "einsum": _einsum,
+    "embedding_bag": _embedding_bag,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(KINDS["recurrent"], _recurrence),
 }

@@ -59,6 +59,7 @@ def train(
     )
     network = spec.build()
     windows = load_text(data, vocabulary, context, "train")
+    held_out = load_text(data, vocabulary, context, "validation")  # too little is told at once
     config = TrainingConfig(
         steps,
         batch,
@@ -79,7 +80,7 @@ def train(
     )
     windows.file.tokenizer().save(out / "tokenizer.json")
     print_line(f"{out}: loss {result.losses[-1]:.3f} after {result.steps} steps")
-    _tell(network, load_text(data, vocabulary, context, "validation"))
+    _tell(network, held_out)
 
 
 def evaluate(
