@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from merkhet.core.errors import InputError
 from merkhet.memory.paths import path
-from merkhet.memory.table import LARGEST_BLOCK, ValueTable
-from merkhet.memory.upkeep import bring_up_to_date
+from merkhet.memory.table import LARGEST_BLOCK, ValueTable, check_slots
+from merkhet.memory.upkeep import bring_up_to_date, keep
 
 DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # read by DistributedDataParallel
 
@@ -39,7 +39,7 @@ class ShardedValueTable(ValueTable):
         weight: (rows of this process, dim).
 
     Raises:
-        InputError: torch.distributed is not initialised, or there are fewer slots than processes.
+        InputError: torch.distributed is not initialised, or a process would get no slot.
     """
 
     def __init__(
@@ -49,9 +49,12 @@ class ShardedValueTable(ValueTable):
             raise InputError("torch.distributed is not initialised: run under torchrun")
         self.all_slots, self.group = slots, group
         rank, processes = dist.get_rank(group), dist.get_world_size(group)
-        if slots < processes:
-            raise InputError(f"{slots} slots for {processes} processes: give one each at least")
         self.share = math.ceil(slots / processes)  # as torch.chunk and DTensor split
+        if self.share * (processes - 1) >= slots:
+            raise InputError(
+                f"{slots} slots in parts of {self.share} leave none for the last of {processes} "
+                "processes: take more slots or fewer processes"
+            )
         self.first = min(rank * self.share, slots)
         super().__init__(max(0, min(self.share, slots - self.first)), dim, seed=seed)
 
@@ -65,6 +68,7 @@ class ShardedValueTable(ValueTable):
         """Draw all values anew, block by block; this process keeps its own."""
         if self.weight.is_meta:
             return
+        keep(self.weight, None)  # what the old values missed is not done to the new
         device, width = self.weight.device, self.weight.shape[1]
         generator = torch.Generator(device).manual_seed(self.seed)
         rows = max(1, LARGEST_BLOCK // width)
@@ -88,6 +92,7 @@ class ShardedValueTable(ValueTable):
         shape, reads = indices.shape[:-1], indices.shape[-1]
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         flat = indices.reshape(-1, reads), weights.reshape(-1, reads).to(wide)
+        check_slots(flat[0], self.slots)
         sums: Tensor = _ShardedRead.apply(self.weight, *flat, self)  # type: ignore[no-untyped-call]
         return sums.view(*shape, self.weight.shape[1])
 
@@ -108,7 +113,7 @@ def shard(model: nn.Module, group: dist.ProcessGroup | None = None) -> list[Shar
 
     A network that was built on the meta device gets memory for its own rows alone. Tables stay
     shared between the layers that share them. DistributedDataParallel is told to leave the
-    rows alone, if it wraps `model` itself.
+    rows alone, if it wraps `model` itself. Optimisers are made afterwards.
 
     Args:
         model: A network with memories, the same in all processes.
@@ -136,6 +141,7 @@ def shard(model: nn.Module, group: dist.ProcessGroup | None = None) -> list[Shar
 
 def _sharded(table: ValueTable, group: dist.ProcessGroup | None) -> ShardedValueTable:
     """Return the part of a table that this process owns."""
+    bring_up_to_date(table.weight)
     with torch.device("meta"):
         part = ShardedValueTable(table.slots, table.dim, group, seed=table.seed)
     part.to(table.weight.dtype)

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from merkhet.core.errors import InputError
 from merkhet.memory import plain
 from merkhet.memory.paths import path, traced
-from merkhet.memory.upkeep import bring_up_to_date
+from merkhet.memory.upkeep import bring_up_to_date, keep
 
 LARGEST_BLOCK = 2**24  # entries initialised at once
 
@@ -58,6 +58,7 @@ class ValueTable(nn.Module):
         """Draw the values anew, block by block: a large table is never twice in memory."""
         if self.weight.is_meta:
             return
+        keep(self.weight, None)  # what the old values missed is not done to the new
         generator = torch.Generator(self.weight.device).manual_seed(self.seed)
         for block in self.weight.split(max(1, LARGEST_BLOCK // self.dim)):
             block.normal_(0, self.dim**-0.5, generator=generator)
@@ -68,6 +69,9 @@ class ValueTable(nn.Module):
         Args:
             indices: (..., reads) int64, from 0 to slots - 1.
             weights: (..., reads), of the same shape.
+
+        Raises:
+            InputError: An index that is not of a slot.
         """
         shape = indices.shape[:-1]
         flat = indices.reshape(-1, indices.shape[-1])
@@ -75,6 +79,7 @@ class ValueTable(nn.Module):
         shares = weights.reshape(flat.shape).to(wide)
         if traced():
             return plain.read(self.weight, flat, shares).view(*shape, self.dim)
+        check_slots(flat, self.slots)
         bring_up_to_date(self.weight, flat)
         given = self.weight, flat.contiguous(), shares.contiguous()
         sums: Tensor = _Read.apply(*given)  # type: ignore[no-untyped-call]
@@ -90,6 +95,11 @@ class ValueTable(nn.Module):
             bring_up_to_date(self.weight)
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles take, all rows up to date."""
+        bring_up_to_date(self.weight)
+        return self.__dict__.copy()
+
     def _save_to_state_dict(self, *given: Any) -> None:
         """Save the weight with all rows up to date."""
         bring_up_to_date(self.weight)
@@ -103,6 +113,15 @@ class ValueTable(nn.Module):
     def extra_repr(self) -> str:
         """Return slots and width."""
         return f"slots={self.slots}, dim={self.dim}"
+
+
+def check_slots(indices: Tensor, slots: int) -> None:
+    """Refuse indices that are not of a slot; on an accelerator its own check does."""
+    if indices.device.type != "cpu" or not indices.numel():
+        return
+    low, high = (int(end) for end in indices.aminmax())
+    if low < 0 or high >= slots:
+        raise InputError(f"indices go from {low} to {high}: the table has slots 0 to {slots - 1}")
 
 
 class _Read(torch.autograd.Function):

@@ -31,6 +31,17 @@ class Together(Optimizer):
             raise InputError("give optimisers of different parameters, one at least")
         super().__init__([{"params": group["params"]} for group in groups], {})
         self.param_groups = groups
+        self.made = True
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse: a group belongs to one of the optimisers, before they are put together.
+
+        Raises:
+            InputError: Always, once this is made.
+        """
+        if getattr(self, "made", False):
+            raise InputError("add the group to one of the optimisers, then put them together anew")
+        super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step each; return what the closure gave, if there is one."""
@@ -41,6 +52,9 @@ class Together(Optimizer):
         for optimiser in self.optimisers:
             optimiser.step()
         return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "optimisers": self.optimisers, "made": True}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states in order."""
