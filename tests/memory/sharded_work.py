@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from merkhet.memory import ProductKeyMemory, RowwiseAdam, parameter_groups, shard, usage
+from merkhet.memory import ProductKeyMemory, RowwiseAdam, Together, parameter_groups, shard, usage
 from merkhet.memory.distributed_checkpoint import load, save
 
 TOKENS, STEPS, STOP = 24, 8, 5
@@ -28,19 +28,24 @@ def main(folder: Path, task: str) -> None:
         network[1].weight.copy_(torch.eye(6) + 0.1)
         network[1].bias.zero_()
     shard(network)
+    network.register_parameter("unused", nn.Parameter(torch.ones(3)))  # never has a gradient
     groups = parameter_groups(network)
     values = RowwiseAdam(groups["values"], 0.05, mode="caught_up")
     others = torch.optim.Adam(groups["others"], 0.01)
+    both = {"both": Together(values, others)}
     first = 0
     if task == "resume":
-        load(folder / "checkpoint", network, {"values": values, "others": others})
+        load(folder / "checkpoint", network, both)
         first = STOP
-    model = DistributedDataParallel(network)
+    elif task == "save":
+        save(folder / "untrained", network, both)  # which changes nothing
+    model = DistributedDataParallel(network, find_unused_parameters=True)
     losses = []
     for step in range(first, STOP if task == "save" else STEPS):
         mine = X[step].chunk(processes)[rank]
         loss = (model(mine) - mine.flip(1)).square().mean()
         loss.backward()
+        others.param_groups[0]["lr"] *= 0.9  # as a schedule would
         for optimiser in (values, others):
             optimiser.step()
             optimiser.zero_grad()
@@ -48,7 +53,7 @@ def main(folder: Path, task: str) -> None:
         dist.all_reduce(total)
         losses.append(float(total) / processes)
     if task == "save":
-        save(folder / "checkpoint", network, {"values": values, "others": others})
+        save(folder / "checkpoint", network, both)
     values.flush()
     mine = [x.chunk(processes)[rank] for x in X]
     counts = usage(network, mine)["0.values"].counts.tolist()

@@ -54,6 +54,6 @@ def described(value: Any) -> str:
     )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

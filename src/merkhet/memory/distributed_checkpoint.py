@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from merkhet.core.calls import first_line
 from merkhet.core.errors import InputError
+from merkhet.core.files import atomic_file
 from merkhet.memory.optimiser import RowwiseAdam
 from merkhet.memory.sharded import ShardedValueTable
+from merkhet.memory.together import Together
 from merkhet.memory.upkeep import bring_up_to_date
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 ROWS = ("momentum", "second", "last")
+REPLICATED = "optimisers.pt"
+DAMAGE = (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError)
 
 
 def save(path: Path | str, model: nn.Module, optimisers: Mapping[str, Optimizer]) -> None:
@@ -30,11 +35,16 @@ def save(path: Path | str, model: nn.Module, optimisers: Mapping[str, Optimizer]
     Args:
         path: The checkpoint's folder, which all processes see.
         model: A network, its tables sharded by `shard` or not, not wrapped.
-        optimisers: By name: `RowwiseAdam` for tables, and any others.
+        optimisers: By name: `RowwiseAdam` for tables, and any others, whose states are the same
+            in all processes.
     """
     from torch.distributed.checkpoint import state_dict_saver
 
-    state_dict_saver.save(_state(model, optimisers), checkpoint_id=str(path))
+    parts = _apart(optimisers)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        with atomic_file(Path(path) / REPLICATED) as aside:
+            torch.save({name: _replicated(part) for name, part in parts.items()}, aside)
+    state_dict_saver.save(_rows(model, parts), checkpoint_id=str(path))
 
 
 def load(path: Path | str, model: nn.Module, optimisers: Mapping[str, Optimizer]) -> None:
@@ -51,21 +61,39 @@ def load(path: Path | str, model: nn.Module, optimisers: Mapping[str, Optimizer]
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
 
-    if not (Path(path) / ".metadata").is_file():
+    files = [Path(path) / ".metadata", Path(path) / REPLICATED]
+    if not all(file.is_file() for file in files):
         raise InputError(f"{path} holds no whole checkpoint: give a folder that save wrote")
-    state = _state(model, optimisers)
+    parts = _apart(optimisers)
     try:
-        state_dict_loader.load(state, checkpoint_id=str(path))
-    except (CheckpointException, RuntimeError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path} is not of this network: {first}") from error
-    model.load_state_dict({name: _local(value) for name, value in state["model"].items()})
+        replicated = torch.load(files[1], weights_only=True)
+        if set(replicated) != set(parts):
+            raise InputError(f"{path} has optimisers {sorted(replicated)}, not {sorted(parts)}")
+        rows = _rows(model, parts)
+        state_dict_loader.load(rows, checkpoint_id=str(path))
+        for name, part in parts.items():
+            _restore(part, replicated[name], rows["optimisers"].get(name, {}))
+    except InputError:
+        raise
+    except (CheckpointException, *DAMAGE) as error:
+        raise InputError(f"{path} is damaged or not of this network: {_cause(error)}") from error
+    model.load_state_dict({name: _local(value) for name, value in rows["model"].items()})
+
+
+def _apart(optimisers: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
+    """Return the optimisers by name, those that are `Together` one by one."""
+    found: dict[str, Optimizer] = {}
     for name, optimiser in optimisers.items():
-        _take(optimiser, state["optimisers"][name])
+        if isinstance(optimiser, Together):
+            inside = {f"{name}.{place}": one for place, one in enumerate(optimiser.optimisers)}
+            found |= _apart(inside)
+        else:
+            found[name] = optimiser
+    return found
 
 
-def _state(model: nn.Module, optimisers: Mapping[str, Optimizer]) -> dict[str, Any]:
-    """Return the whole state, tables and their moments as rows of one table of all processes."""
+def _rows(model: nn.Module, optimisers: Mapping[str, Optimizer]) -> dict[str, Any]:
+    """Return the weights and the moments of tables, rows as parts of a table of all processes."""
     tables = {
         id(part.weight): part for part in model.modules() if isinstance(part, ShardedValueTable)
     }
@@ -80,19 +108,18 @@ def _state(model: nn.Module, optimisers: Mapping[str, Optimizer]) -> dict[str, A
         name: _global(value, owners[name]) if name in owners else value
         for name, value in model.state_dict().items()
     }
-    found = {}
-    for name, optimiser in optimisers.items():
-        rows = isinstance(optimiser, RowwiseAdam)
-        found[name] = _of_rows(optimiser, tables) if rows else _of_others(optimiser)
-    return {"model": weights, "optimisers": found}
+    moments = {
+        name: _moments(optimiser, tables)
+        for name, optimiser in optimisers.items()
+        if isinstance(optimiser, RowwiseAdam)
+    }
+    return {"model": weights, "optimisers": moments}
 
 
-def _of_rows(
-    optimiser: Optimizer, tables: Mapping[int, ShardedValueTable]
+def _moments(
+    optimiser: RowwiseAdam, tables: Mapping[int, ShardedValueTable]
 ) -> dict[str, dict[str, Any]]:
-    """Return the state of tables by their place, made where there is none yet."""
-    assert isinstance(optimiser, RowwiseAdam)
-    optimiser.flush()
+    """Return the moments of tables by their place, made where there are none yet."""
     found = {}
     for place, table in enumerate(_parameters(optimiser)):
         state = optimiser.state_of(table)
@@ -102,41 +129,38 @@ def _of_rows(
     return found
 
 
-def _of_others(optimiser: Optimizer) -> dict[str, dict[str, Any]]:
-    """Return the state of an ordinary optimiser by place, made by a step of nothing if need be."""
-    if not optimiser.state:
-        _step_of_nothing(optimiser)
-    return {
-        str(place): dict(optimiser.state[parameter])
-        for place, parameter in enumerate(_parameters(optimiser))
-    }
+def _replicated(optimiser: Optimizer) -> dict[str, Any]:
+    """Return what is the same in all processes: groups, and an ordinary optimiser's state."""
+    if not isinstance(optimiser, RowwiseAdam):
+        return optimiser.state_dict()
+    return {"param_groups": [_options(group) for group in optimiser.param_groups]}
 
 
-def _step_of_nothing(optimiser: Optimizer) -> None:
-    """Let an optimiser make its state without moving anything."""
-    kept = [(parameter, parameter.grad) for parameter in _parameters(optimiser)]
-    rates = [group["lr"] for group in optimiser.param_groups]
-    for group in optimiser.param_groups:
-        group["lr"] = 0.0
-    for parameter, _ in kept:
-        parameter.grad = torch.zeros_like(parameter)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of schedules that have not begun
-        optimiser.step()
-    for parameter, gradient in kept:
-        parameter.grad = gradient
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate
+def _restore(
+    optimiser: Optimizer, replicated: dict[str, Any], moments: Mapping[str, dict[str, Any]]
+) -> None:
+    """Bring an optimiser to where it was."""
+    if not isinstance(optimiser, RowwiseAdam):
+        optimiser.load_state_dict(replicated)
+        return
+    for group, saved in zip(optimiser.param_groups, replicated["param_groups"], strict=True):
+        group.update(saved)
+    for place, table in enumerate(_parameters(optimiser)):
+        found = {name: _local(value) for name, value in moments[str(place)].items()}
+        optimiser.restore(table, int(found["step"]), *(found[key] for key in ROWS))
 
 
-def _take(optimiser: Optimizer, state: dict[str, dict[str, Any]]) -> None:
-    """Give an optimiser a state that was loaded."""
-    for place, parameter in enumerate(_parameters(optimiser)):
-        found = {name: _local(value) for name, value in state[str(place)].items()}
-        if isinstance(optimiser, RowwiseAdam):
-            optimiser.restore(parameter, int(found["step"]), *(found[key] for key in ROWS))
-        else:
-            optimiser.state[parameter].update(found)
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group without its parameters."""
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what a process met; torch gathers the errors of all."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    return first_line(error)
 
 
 def _parameters(optimiser: Optimizer) -> list[Tensor]:
