@@ -14,7 +14,7 @@ from merkhet.core.errors import InputError
 from merkhet.memory import ProductKeyMemory, attach, parameter_groups
 from merkhet.memory.attach import Beside
 from merkhet.memory.networks import from_pretrained, save_pretrained
-from merkhet.models import Transformer
+from merkhet.models import Transformer, find_target
 
 SMALL = {"num_subkeys": 8, "num_heads": 2, "top_k": 4, "key_dim": 6}
 TOKENS = torch.arange(24).view(2, 12) % 11
@@ -127,3 +127,72 @@ def test_the_example_with_hugging_faces_trainer_goes_on_as_if_never_stopped(
     parts = main(tmp_path / "parts", steps=4)
     assert parts == pytest.approx(whole, rel=1e-6)  # the moments of the values came back too
     assert whole < math.log(300)
+
+
+def test_a_table_that_is_shared_stays_as_it_is() -> None:
+    model = network()
+    (first,) = attach(model, ["layers.0.feed_forward"], "replace", **SMALL)
+    values, wanted = first.values.weight.detach().clone(), first(torch.ones(2, 3, 16))
+    model.layers[1].feed_forward.double()
+    (second,) = attach(model, ["layers.1.feed_forward"], "replace", **SMALL, values=first.values)
+    assert second.values is first.values
+    assert second.subkeys.dtype == torch.float64
+    assert torch.equal(first.values.weight, values)
+    assert torch.equal(first(torch.ones(2, 3, 16)), wanted)
+    with pytest.raises(InputError, match="would change the outputs"):
+        attach(network(), ["layers.0.feed_forward"], "beside", **SMALL, values=first.values)
+
+
+def test_nothing_is_attached_where_something_is_wrong() -> None:
+    model = network()
+    before = [name for name, _ in model.named_modules()]
+    for layers, options, words in (
+        ("layers.0.feed_forward", {}, "list of paths"),
+        (["layers.0.feed_forward", "layers.9"], {}, "no layer"),
+        (["layers.0.feed_forward"], {"subkeys": 4}, "num_subkeys"),
+        (["layers.0.feed_forward"], {"values": torch.ones(2)}, "another memory's"),
+    ):
+        with pytest.raises(InputError, match=words):
+            attach(model, layers, "replace", **options)
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def small_gpt2():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=11, n_positions=32)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def test_memories_beside_memories_come_back_in_their_data_types(tmp_path: Path) -> None:
+    model, path = small_gpt2(), "transformer.h.1.mlp"
+    for mode in ("replace", "beside", "beside"):
+        for memory in attach(model, [path], mode, **SMALL):
+            memory.values.reset_parameters()
+    attach(model, ["transformer.h.0.mlp"], **SMALL)[0].values.bfloat16()
+    model.transformer.h[1].bfloat16()
+    save_pretrained(model.eval(), tmp_path)
+    again = from_pretrained(tmp_path)
+    types = {name: tensor.dtype for name, tensor in model.named_parameters()}
+    assert {name: tensor.dtype for name, tensor in again.named_parameters()} == types
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_a_saved_model_with_a_memory_is_audited(tmp_path: Path) -> None:
+    model = small_gpt2()
+    attach(model, ["transformer.h.1.mlp"], **SMALL)
+    save_pretrained(model, tmp_path)
+    target = find_target(str(tmp_path))
+    assert target.module.transformer.h[1].mlp.memory.values.slots == 64
+
+
+def test_a_folder_that_lacks_a_file_says_what_wrote_such_folders(tmp_path: Path) -> None:
+    model = small_gpt2()
+    attach(model, ["transformer.h.1.mlp"], **SMALL)
+    save_pretrained(model, tmp_path)
+    for name in ("model.safetensors", "memories.json"):
+        (tmp_path / name).rename(tmp_path / "aside")
+        with pytest.raises(InputError, match=rf"has no {name}: give a folder that merkhet"):
+            from_pretrained(tmp_path)
+        (tmp_path / "aside").rename(tmp_path / name)

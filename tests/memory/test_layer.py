@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
-from merkhet.memory import ProductKeyMemory, ValueTable, parameter_groups
+from merkhet.memory import ProductKeyMemory, RowwiseAdam, ValueTable, parameter_groups
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference
@@ -90,7 +90,9 @@ def test_padding_changes_nothing_for_other_tokens_and_the_statistics() -> None:
     for one, other in zip(memory.buffers(), alone.buffers(), strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-6)
     y.sum().backward()
-    with pytest.raises(InputError, match=r"give bool of shape \(4, 6\), True where a token is pad"):
+    with pytest.raises(
+        InputError, match=r"give a bool tensor of shape \(4, 6\), True where a token is pad"
+    ):
         memory(x, padding_mask=mask[:2])
 
 
@@ -185,3 +187,65 @@ def test_it_compiles_and_exports_as_plain_torch() -> None:
     assert torch.allclose(torch.compile(memory, backend="eager")(x), wanted, atol=1e-6)
     program = torch.export.export(memory, (x,), strict=False)
     assert torch.allclose(program.module()(x), wanted, atol=1e-6)
+
+
+def test_defaults_of_torch_that_change_do_not_matter() -> None:
+    memory, x = ProductKeyMemory(8, 8, 2, 4, 4, query_norm="rms"), tokens(5, 8)
+    optimiser = RowwiseAdam([memory.values.weight], mode="caught_up")
+    wanted = memory(x)
+    kept = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = memory(x)
+            found.square().sum().backward()
+            optimiser.step()
+            optimiser.flush()
+    finally:
+        torch.set_default_dtype(kept)
+    assert torch.equal(found, wanted)
+
+
+def test_transforms_of_torch_func_go_through() -> None:
+    memory, x = ProductKeyMemory(8, 8, 2, 4, 4, query_norm="rms"), tokens(6, 8)
+    parameters = dict(memory.named_parameters())
+
+    def loss(parameters, row):
+        return torch.func.functional_call(memory, parameters, (row,)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for place in range(len(x)):
+        memory.zero_grad()
+        loss(parameters, x[place]).backward()
+        for name, parameter in parameters.items():
+            wanted = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+            assert torch.allclose(each[name][place], wanted, atol=1e-5), name
+    moved = torch.func.jvp(memory, (x,), (torch.ones_like(x),))[1]
+    assert torch.allclose(moved, (memory(x + 1e-3) - memory(x - 1e-3)) / 2e-3, atol=1e-2)
+
+
+def test_shapes_are_told_without_data() -> None:
+    with torch.device("meta"):
+        memory = ProductKeyMemory(8, 8, 2, 4, 4, value_dim=5, query_norm="rms")
+        assert memory(torch.empty(3, 5, 8)).shape == (3, 5, 8)
+
+
+def test_a_sub_key_that_is_not_a_number_shows() -> None:
+    memory = ProductKeyMemory(8, 8, 2, 4, 4, query_norm="rms")
+    with torch.no_grad():
+        memory.subkeys[0, 0, 2] = torch.nan
+    assert bool(memory(tokens(5, 8)).isnan().any())
+
+
+def test_under_autocast_the_result_has_the_type_of_the_tokens() -> None:
+    memory = ProductKeyMemory(8, 8, 2, 4, 4, value_dim=6, query_norm="rms", gated=True)
+    mask = torch.tensor([False, True, False])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert memory(tokens(3, 8)).dtype == torch.float32
+        assert memory(tokens(3, 8), mask).dtype == torch.float32
+
+
+@pytest.mark.parametrize("wrong", [4, -1, 10**12])
+def test_an_index_that_is_not_of_a_slot_is_refused(wrong: int) -> None:
+    with pytest.raises(InputError, match="the table has slots 0 to 3"):
+        ValueTable(4, 3)(torch.tensor([[0, wrong]]), torch.ones(1, 2))

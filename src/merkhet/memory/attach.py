@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from merkhet.core.errors import InputError, choose
 from merkhet.core.outputs import find_layer
 from merkhet.memory.layer import ProductKeyMemory
+from merkhet.memory.table import ValueTable
 
 MODES = ("replace", "beside")
+OPTIONS = (
+    *("num_subkeys", "num_heads", "top_k", "key_dim", "value_dim", "query_norm", "values"),
+    *("gated", "seed"),
+)
 
 
 class Beside(nn.Module):
@@ -56,32 +61,61 @@ def attach(
             feed-forward layers, as named by `named_modules()`.
         mode: "beside" or "replace".
         dim: Width of the tokens; by default that of the layer's first matrix.
-        options: Those of `ProductKeyMemory`; seeds count up from `seed`.
+        options: Those of `ProductKeyMemory`, such as num_subkeys or top_k; seeds count up from
+            `seed`.
 
     Returns:
         The memories, in the order of the layers.
 
     Raises:
-        InputError: No such layer or mode, or a layer whose width is not to be seen.
+        InputError: No such layer, mode or option, a layer whose width is not to be seen, or a
+            shared table that would change the outputs; nothing is attached then.
     """
     choose("mode", mode, MODES)
-    seed = options.pop("seed", 0)
+    for option in options:
+        choose("option of a memory", option, OPTIONS)
+    paths = _paths(model, layers)
+    shared, seed = options.get("values"), options.pop("seed", 0)
+    if mode == "beside" and shared is not None and bool(shared.weight.any()):
+        raise InputError(
+            "beside a layer, a table that is shared and not zero would change the outputs: take "
+            'mode="replace", or share it before it is trained'
+        )
     memories = []
-    for place, path in enumerate(layers):
+    for place, path in enumerate(paths):
         layer = find_layer(model, path)
-        if not path:
-            raise InputError("the network itself cannot be replaced: name a layer inside it")
         width = dim if dim is not None else _width(layer, path)
         memory = ProductKeyMemory(width, **options, seed=seed + place)
-        tensor = next(layer.parameters(), torch.empty(0))
-        memory.to(tensor.device, tensor.dtype).train(layer.training)
-        if mode == "beside":
+        if mode == "beside" and shared is None:
             nn.init.zeros_(memory.values.weight)
+        _suit(memory, layer, shared)
         owner, _, name = path.rpartition(".")
         inside = memory if mode == "replace" else Beside(layer, memory)
         setattr(model.get_submodule(owner), name, inside)
         memories.append(memory)
     return memories
+
+
+def _paths(model: nn.Module, layers: Iterable[str]) -> list[str]:
+    """Return the paths of layers, all of which are there."""
+    if isinstance(layers, str):
+        raise InputError(f"layers is a list of paths: write [{layers!r}]")
+    paths = list(layers)
+    for path in paths:
+        find_layer(model, path)
+        if not path:
+            raise InputError("the network itself cannot be replaced: name a layer inside it")
+    return paths
+
+
+def _suit(memory: ProductKeyMemory, layer: nn.Module, shared: ValueTable | None) -> None:
+    """Put a memory on the layer's device, in its data type and mode; a shared table stays."""
+    tensor = next(layer.parameters(), torch.empty(0))
+    values = memory.values
+    del memory.values
+    memory.to(tensor.device, tensor.dtype)
+    memory.values = values if shared is not None else values.to(tensor.device, tensor.dtype)
+    memory.train(layer.training)
 
 
 def _width(layer: nn.Module, path: str) -> int:

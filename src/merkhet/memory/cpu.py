@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from merkhet.memory import kernels
+from merkhet.memory import kernels, plain
 from merkhet.memory.rows import Adam, Missed, Moments
 from merkhet.memory.threads import in_parallel, pieces
 
+FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
 BLOCK = 64  # tokens whose scores are computed and searched together
 _spare: dict[tuple[int, bool], np.ndarray] = {}  # memory for gradients, by width and type
 _guard = threading.Lock()
@@ -28,9 +30,11 @@ PIECES = 16  # of the hits in a backward pass: fixed, so that sums do not depend
 
 def select(queries: Tensor, subkeys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Return slots and weights, as `plain.select`."""
+    if not bool(subkeys.sum().isfinite()):
+        return plain.select(queries, subkeys, top_k)  # compiled comparisons would not see NaN
     tokens, heads = queries.shape[:2]
-    indices = torch.empty(tokens, heads, top_k, dtype=torch.int64)
-    weights = torch.empty(tokens, heads, top_k)
+    indices = torch.empty(tokens, heads, top_k, dtype=torch.int64, device="cpu")
+    weights = torch.empty(tokens, heads, top_k, **FLOATS)
 
     def select_block(low: int, high: int) -> None:
         """Select for some tokens, on one thread: their scores stay in its cache."""
@@ -59,7 +63,7 @@ def select_gradients(
 
 def read(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted sums, as `plain.read`."""
-    sums = torch.empty(len(indices), values.shape[1])
+    sums = torch.empty(len(indices), values.shape[1], **FLOATS)
     given = bits(values), indices.numpy(), weights.numpy(), sums.numpy()
     in_parallel(kernels.read, pieces(len(indices)), *given)
     return sums
@@ -71,7 +75,7 @@ def read_gradients(
     """Return the gradients of `read`, as `plain.read_gradients`."""
     hits = indices.numel()
     ordered, order = indices.flatten().sort(stable=True)
-    starts = torch.empty(hits + 1, dtype=torch.int64)
+    starts = torch.empty(hits + 1, dtype=torch.int64, device="cpu")
     count = kernels.find_rows(ordered.numpy(), starts.numpy())
     starts = starts[: count + 1]
     by_row = empty_rows(count, values)
@@ -101,7 +105,7 @@ def catch_up_rows(
     table: Tensor, moments: Moments, indices: Tensor | None, adam: Adam, missed: Missed
 ) -> None:
     """Do to rows the steps that they missed, as `plain.catch_up_rows`."""
-    rows = torch.arange(len(table)) if indices is None else indices.flatten()
+    rows = torch.arange(len(table), device="cpu") if indices is None else indices.flatten()
     settings = np.array([adam.beta1, adam.beta2, adam.eps])
     given = rows.numpy(), *_arrays(table, moments), settings, adam.step, adam.seed
     late = missed.rates.numpy(), missed.start, missed.horizon

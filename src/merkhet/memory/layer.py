@@ -67,7 +67,10 @@ class ProductKeyMemory(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        width = values.dim if values is not None and value_dim is None else value_dim or dim
+        if values is not None and not isinstance(values, ValueTable):
+            raise InputError(f"values is {type(values).__name__}: give another memory's `.values`")
+        own = dim if values is None else values.dim
+        width = own if value_dim is None else value_dim
         counts = {"dim": dim, "num_subkeys": num_subkeys, "num_heads": num_heads}
         building.check_counts(**counts, top_k=top_k, key_dim=key_dim, value_dim=width)
         _check(num_subkeys, top_k, key_dim, width, values)
@@ -150,10 +153,11 @@ class ProductKeyMemory(nn.Module):
         """
         if padding_mask is None:
             return self._read(x)
-        if padding_mask.shape != x.shape[:-1] or padding_mask.dtype != torch.bool:
+        found = getattr(padding_mask, "shape", None), getattr(padding_mask, "dtype", None)
+        if found != (x.shape[:-1], torch.bool):
             raise InputError(
-                f"padding_mask of shape {tuple(padding_mask.shape)} and {padding_mask.dtype}: "
-                f"give bool of shape {tuple(x.shape[:-1])}, True where a token is padding"
+                f"padding_mask of shape {found[0] and tuple(found[0])} and {found[1]}: give a "
+                f"bool tensor of shape {tuple(x.shape[:-1])}, True where a token is padding"
             )
         real = ~padding_mask
         result = torch.zeros_like(x)
@@ -166,7 +170,7 @@ class ProductKeyMemory(nn.Module):
         y: Tensor = self.values(indices.flatten(-2), weights.flatten(-2)).to(x.dtype)
         if self.gate is not None:
             y = y * F.silu(self.gate(x))
-        return y if self.projection is None else self.projection(y)
+        return y if self.projection is None else self.projection(y).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Return the numbers that the parts do not show."""

@@ -10,14 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from merkhet.core.errors import InputError, choose, need
+from merkhet.core.calls import first_line
+from merkhet.core.errors import InputError, need
 from merkhet.core.files import write_text
 from merkhet.memory.attach import Beside, attach
 from merkhet.memory.layer import NORMS, ProductKeyMemory
 from merkhet.models import Transformer
 from merkhet.models.pretrained import load_weights
+from merkhet.models.streams import StoredTensors
 
-OPTIONS = ("num_subkeys", "num_heads", "top_k", "key_dim", "value_dim", "query_norm", "gated")
 MEMORIES = "memories.json"
 WEIGHTS = "model.safetensors"
 
@@ -50,14 +51,11 @@ def memory_transformer(
         InputError: A block that is not there, an option that is not there, or other numbers out
             of range.
     """
-    options = dict(memory or {})
-    for option in options:
-        choose("option of memory", option, OPTIONS)
     if not places or not all(0 <= place < layers for place in places):
         raise InputError(f"places {list(places)}: give blocks from 0 to {layers - 1}")
     network = Transformer(vocab_size, dim, layers, heads, seed=seed)
     paths = [f"layers.{place}.feed_forward" for place in places]
-    for added in attach(network, paths, mode, seed=seed, **options):
+    for added in attach(network, paths, mode, seed=seed, **(memory or {})):
         added.values.reset_parameters()  # from scratch, beside a layer too
     return network
 
@@ -73,9 +71,6 @@ def next_token_loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(module(tokens).flatten(0, 1), targets.flatten())
 
 
-NETWORKS = {"memory_transformer": memory_transformer}
-
-
 def save_pretrained(model: Any, folder: Path | str) -> None:
     """Write a model of transformers with memories, as its `save_pretrained`, and `memories.json`.
 
@@ -87,6 +82,7 @@ def save_pretrained(model: Any, folder: Path | str) -> None:
         InputError: It has no memory, or two that share a table.
     """
     described = [_describe(model, path, memory) for path, memory in _memories(model)]
+    described.sort(key=lambda entry: entry["layers"][0].count("."))  # the outer ones first
     tables = {id(memory.values) for _, memory in _memories(model)}
     if not described or len(tables) < len(described):
         raise InputError(f"{type(model).__name__} needs memories, each with a table of its own")
@@ -108,6 +104,12 @@ def from_pretrained(folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     transformers = need("transformers", "hf")
+    for name in (MEMORIES, "config.json", WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} has no {name}: give a folder that merkhet.memory.networks."
+                "save_pretrained wrote"
+            )
     try:
         described = json.loads((folder / MEMORIES).read_text(encoding="utf-8"))
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -115,10 +117,23 @@ def from_pretrained(folder: Path | str) -> nn.Module:
         for entry in described:
             (path,), mode, options = entry["layers"], entry["mode"], entry["options"]
             attach(model, [path], mode, **options)
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise InputError(f"{folder} holds no model with memories: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
+        raise InputError(f"{folder} holds no model with memories: {first_line(error)}") from error
+    _take_types(model, folder / WEIGHTS)
     load_weights(model, folder / WEIGHTS)
     return model.eval()
+
+
+def _take_types(model: nn.Module, path: Path) -> None:
+    """Give the tensors of a network the data types that a file has them in."""
+    types = StoredTensors(path).dtypes
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        tensor.data = tensor.data.to(types.get(name, tensor.dtype))
+
+
+# What other packages find: networks by name, and readers of folders by a file that tells them.
+NETWORKS = {"memory_transformer": memory_transformer}
+FOLDERS = {MEMORIES: from_pretrained}
 
 
 def _memories(model: nn.Module) -> Iterator[tuple[str, ProductKeyMemory]]:
@@ -130,8 +145,8 @@ def _memories(model: nn.Module) -> Iterator[tuple[str, ProductKeyMemory]]:
 
 def _describe(model: nn.Module, path: str, memory: ProductKeyMemory) -> dict[str, Any]:
     """Return how `attach` makes a memory again."""
-    owner = path.rpartition(".")[0]
-    beside = isinstance(model.get_submodule(owner), Beside)
+    owner, _, name = path.rpartition(".")
+    beside = name == "memory" and isinstance(model.get_submodule(owner), Beside)
     kinds = {nn.BatchNorm1d: NORMS[0], nn.LayerNorm: NORMS[1], nn.RMSNorm: NORMS[2]}
     return {
         "layers": [owner if beside else path],

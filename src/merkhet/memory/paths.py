@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from merkhet.core.transforms import transforming
 from merkhet.memory import plain
 
 TABLES = (torch.float32, torch.bfloat16)
@@ -26,5 +27,6 @@ def path(table: Tensor) -> ModuleType:
 
 
 def traced() -> bool:
-    """Tell whether a compiler is looking, which follows plain torch alone."""
-    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    """Tell whether a compiler or a transform is looking, which follow plain torch alone."""
+    compiling = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    return compiling or transforming()

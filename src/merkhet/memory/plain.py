@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from merkhet.core.transforms import transforming
 from merkhet.memory.rows import Adam, Missed, Moments
 
 CAUGHT_UP_AT_ONCE = 2**14  # rows, for each of which the rates of a few hundred steps are gathered
@@ -52,7 +53,7 @@ def read(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         indices: (T, M) int64.
         weights: (T, M).
     """
-    if values.dtype == weights.dtype:
+    if values.dtype == weights.dtype and not transforming():  # embedding_bag has no rules for them
         return F.embedding_bag(indices, values, per_sample_weights=weights, mode="sum")
     picked = F.embedding(indices, values).to(weights.dtype)
     return (weights[..., None] * picked).sum(-2)

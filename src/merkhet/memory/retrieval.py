@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,13 +33,20 @@ def retrieve(queries: Tensor, subkeys: Tensor, top_k: int) -> tuple[Tensor, Tens
     """
     dtype = torch.promote_types(torch.promote_types(queries.dtype, subkeys.dtype), torch.float32)
     halves = queries.unflatten(-1, (2, -1)).to(dtype)
-    with torch.autocast(queries.device.type, enabled=False):
+    with _without_autocast(queries.device.type):
         keys = subkeys.to(dtype)
         if traced() or path(keys) is plain:
             return plain.select(halves, keys, top_k)
         given = halves.contiguous(), keys.contiguous(), top_k
         indices, weights = _Select.apply(*given)  # type: ignore[no-untyped-call]
     return indices, weights
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context in which products keep their data type."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 class _Select(torch.autograd.Function):

@@ -95,6 +95,11 @@ def usage(model: nn.Module, data: Iterable[Any]) -> dict[str, Usage]:
     }
     if not any(bool(counts.any()) for _, counts in found.values()):
         raise InputError("no token was read: give at least one batch")
+    for path, (mass, _) in found.items():
+        if not bool(mass.isfinite().all()):
+            raise InputError(
+                f"weights of {path} are not finite: the inputs or the network hold NaN"
+            )
     return {
         path: Usage((mass / mass.sum().clamp_min(1e-300)).double().cpu(), counts.cpu())
         for path, (mass, counts) in found.items()

@@ -71,6 +71,7 @@ class StoredTensors:
 
     Attributes:
         shapes: Shape of each tensor by name.
+        dtypes: Data type of each tensor by name.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -91,6 +92,7 @@ class StoredTensors:
             header = json.loads(stream.read(length))
         self._start = 8 + length
         self._entries = {name: header[name] for name in names}
+        self.dtypes = {name: self._dtype(name) for name in names}
         self.shapes = {name: tuple(self._entries[name]["shape"]) for name in names}
 
     @torch.no_grad()

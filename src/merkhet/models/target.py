@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merkhet.core import discovery
 from merkhet.core.errors import InputError, choose
 from merkhet.core.options import numbers
 from merkhet.models.pretrained import from_pretrained
@@ -127,7 +128,7 @@ def _from_folder(folder: Path) -> Target:
     if (folder / "run.json").exists():
         return _from_run(folder)
     if (folder / "config.json").exists():
-        module = from_pretrained(folder)
+        module = _reader(folder)(folder)
         return Target(
             module.eval(),
             folder.resolve().name,
@@ -135,6 +136,16 @@ def _from_folder(folder: Path) -> Target:
             tokenizer=folder / "tokenizer.json",
         )
     raise InputError(f"{folder} holds neither run.json nor config.json: {HOW}")
+
+
+def _reader(folder: Path) -> Callable[[Path], nn.Module]:
+    """Return what reads a folder of transformers, which packages may have added to."""
+    for networks in discovery.parts("networks").values():
+        for marker, read in getattr(networks, "FOLDERS", {}).items():
+            if (folder / marker).exists():
+                found: Callable[[Path], nn.Module] = read
+                return found
+    return from_pretrained
 
 
 def _from_run(folder: Path) -> Target:
