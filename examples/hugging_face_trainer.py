@@ -92,6 +92,7 @@ def main(
     loss = trainer.evaluate()["eval_loss"]
 
     save_pretrained(model, folder / "model")
+    train.windows.file.tokenizer().save(folder / "model" / "tokenizer.json")
     again = from_pretrained(folder / "model").to(model.device)
     tokens = test[0]["input_ids"][None].to(model.device)
     with torch.no_grad():
@@ -99,7 +100,7 @@ def main(
     batches = [{"input_ids": test[place]["input_ids"][None]} for place in range(count)]
     for path, used in usage(again.cpu(), batches).items():
         print(f"{path}: {used.used:.1%} of {used.slots:,} slots used, KL {used.kl:.2f}")
-    print(f"held-out loss {loss:.3f}; the model is in {folder / 'model'}")
+    print(f"held-out loss {loss:.3f}; now: merkhet audit {folder / 'model'} --data {text}")
     return loss
 
 

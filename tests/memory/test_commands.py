@@ -64,12 +64,16 @@ def test_a_memory_run_is_audited_on_text(text: Path, tmp_path: Path, capsys) -> 
     ("arguments", "words"),
     [
         (("train", "--places", "2"), "give blocks from 0 to 1"),
-        (("train", "--places", "a"), "--places takes numbers"),
+        (("train", "--places", "a"), "--places takes numbers, as in 3,5"),
+        (("train", "--rate", "-1"), "--rate -1.0: give a number from 0 on"),
+        (("train", "--value-rate", "nan"), "--value-rate nan"),
+        (("train", "--out", __file__), "is a file: give a folder"),
+        (("train", "--out", "texts", "--data", "texts"), "is the text itself"),
         (("train", "--mode", "besides"), "Did you mean 'beside'"),
-        (("train", "--subkeys", "8"), "top_k = 32: at most num_subkeys = 8"),
+        (("train", "--subkeys", "8"), "--subkeys 8: a head reads 32 slots"),
         (("train", "--data", "nowhere"), "nowhere"),
-        (("evaluate", "nowhere"), "nowhere"),
-        (("generate", "nowhere"), "nowhere"),
+        (("evaluate", "nowhere"), "nowhere is not a run of `merkhet memory train`"),
+        (("generate", "nowhere"), "nowhere is not a run of `merkhet memory train`"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -81,12 +85,31 @@ def test_mistakes_are_one_line(
     more = [word for pair in common for word in pair] if verb == "train" else []
     if verb == "train" and "--data" not in given:
         more += ["--data", str(text)]
-    out = ["--out", str(tmp_path / "run")] if verb == "train" else []
+    out = ["--out", str(tmp_path / "run")] if verb == "train" and "--out" not in given else []
     assert run("memory", verb, *given, *more, *out) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert words in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_too_little_text_is_told_before_training(text: Path, tmp_path: Path, capsys) -> None:
+    for path in list(text.iterdir())[2:]:
+        path.unlink()
+    out = tmp_path / "run"
+    assert run("memory", "train", "--data", str(text), "--out", str(out), *SMALL) == 2
+    assert "give more documents or a smaller context" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_is_audited_on_the_folder_it_was_trained_on(
+    text: Path, tmp_path: Path, capsys
+) -> None:
+    folder = str(tmp_path / "run")
+    run("memory", "train", "--data", str(text), "--out", folder, *SMALL)
+    out = ["--out", str(tmp_path / "report.html"), "--samples", "4", "--checks", "memory"]
+    assert run("audit", folder, *out) == 0
+    assert f"On 4 windows of tokens of {text}" in (tmp_path / "report.html").read_text()
 
 
 def test_networks_with_memories_are_built_by_name() -> None:

@@ -34,7 +34,10 @@ def audit(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="Data set, folder of class folders, or .npz; see `merkhet data`."),
+        typer.Option(
+            help="Data set, folder of class folders, or .npz (see `merkhet data`); for a language "
+            "model python, a folder of text or a file."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The page to write; its JSON goes beside.")] = Path(
         "report.html"
@@ -70,7 +73,7 @@ def audit(
     from merkhet.audit.run import audit as run
     from merkhet.audit.run import find_checks
     from merkhet.core.options import json_object
-    from merkhet.data import load_inputs
+    from merkhet.data import Pictures, load_inputs
     from merkhet.models import find_target
 
     page, _ = report_paths(out)
@@ -95,6 +98,8 @@ def audit(
         seed=seed,
         tell=print_line,
     )
+    if not isinstance(inputs, Pictures):  # tokens have no name of their own
+        report = replace(report, subject=replace(report.subject, data=str(data or target.data)))
     report = replace(report, about=_about(model, weights))
     report.write(page)
     _tell(report, page)

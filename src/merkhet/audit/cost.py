@@ -166,14 +166,16 @@ def _norms(subject: Subject, timed: Latency) -> Finding | None:
     share = sum(timed.modules[path] for path in norms) / max(sum(timed.modules.values()), 1e-12)
     if not norms or share < 0.05:
         return None
+    before = "linear" if isinstance(parts[norms[0]], nn.BatchNorm1d) else "conv"
     return Finding(
         name="cost(batch_norm_time)",
         value=share,
         sentence=f"Batch norms take {share:.0%} of the measured time and add nothing in "
         "inference that the layer before could not hold.",
         yardstick="folded into the layer before: 0",
-        remedy="For inference, fold each batch norm into its convolution.",
-        code="conv = torch.nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), norm.eval())",
+        remedy="For inference, fold each batch norm into the layer before it.",
+        code=f"{before} = torch.nn.utils.fusion.fuse_{before}_bn_eval({before}.eval(), "
+        "norm.eval())",
         weight=min(0.6, share),
     )
 

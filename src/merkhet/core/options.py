@@ -28,7 +28,8 @@ def numbers(
     try:
         return tuple(kind(part) for part in text.lower().split(separator))
     except ValueError as error:
-        example = "3x32x32" if separator == "x" else "0.5,0.4,0.3"
+        by_comma = "3,5" if kind is int else "0.5,0.4,0.3"
+        example = "3x32x32" if separator == "x" else by_comma
         raise InputError(f"{option} takes numbers, as in {example}, not {text!r}") from error
 
 

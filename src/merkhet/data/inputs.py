@@ -31,7 +31,7 @@ def load_inputs(
 
     Args:
         data: The name or path of pictures or signals (see `merkhet.data.load`); an .npz
-            with `tokens`; or, for a language model, "python" or a text file.
+            with `tokens`; or, for a language model, "python", a folder of text or a text file.
         samples: Examples to draw.
         size: HEIGHTxWIDTH to resize pictures to.
         seed: Seed of the draw.
@@ -50,7 +50,9 @@ def load_inputs(
         tokens = load_tokens(path)
         order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
         return tokens[order[:samples]]
-    if str(data) == "python" or (path.is_file() and path.suffix.lower() in TEXT):
+    of_a_language_model = tokenizer is not None and tokenizer.is_file() and path.exists()
+    text = path.is_file() and path.suffix.lower() in TEXT
+    if str(data) == "python" or text or of_a_language_model:
         return _encode(str(data), samples, seed, tokenizer)
     shape = None if size is None else parse_size(size)
     return load(data, split="test", limit=samples, size=shape, seed=seed)

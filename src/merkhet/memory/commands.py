@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from merkhet.data import Tokenizer, TokenWindows
 
 NETWORK = "memory_transformer"
+RECORD = "run.json"
+TOP_K = 32  # the default of ProductKeyMemory
 RUN = "Folder of the run: checkpoints, final weights, record."
 TEXT = "Text: python (the standard library's source), a folder or a file."
 
@@ -52,6 +55,7 @@ def train(
     from merkhet.report.commands import print_line
     from merkhet.training import Optimisation, Running, TrainingConfig, fit
 
+    _check(data, out, subkeys, rate=rate, value_rate=value_rate)
     chosen = numbers(places, "--places", ",", int) if places else (layers // 2,)
     arguments = {"vocab_size": vocabulary, "dim": width, "layers": layers, "places": list(chosen)}
     spec = Spec(
@@ -121,6 +125,19 @@ def generate(
 VERBS = (train, evaluate, generate)
 
 
+def _check(data: str, out: Path, subkeys: int, **rates: float) -> None:
+    """Refuse numbers out of range, and a run's folder that would be taken for something else."""
+    if subkeys < TOP_K:
+        raise InputError(f"--subkeys {subkeys}: a head reads {TOP_K} slots, give that or more")
+    for name, rate in rates.items():
+        if not 0 <= rate < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {rate}: give a number from 0 on")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: give a folder for the run")
+    if out.resolve() == Path(data).resolve():
+        raise InputError(f"--out {out} is the text itself: give another folder for the run")
+
+
 def _optimiser(network: nn.Module, rate: float, value_rate: float) -> Any:
     """Return AdamW for the network with RowwiseAdam for the values."""
     import torch
@@ -139,11 +156,14 @@ def _open(run: Path) -> tuple[nn.Module, dict[str, Any], Tokenizer]:
     from merkhet.models.pretrained import load_weights
     from merkhet.training import final_weights, read_run
 
-    spec = read_run(run)["about"]["spec"]
+    spec = read_run(run)["about"]["spec"] if (run / RECORD).is_file() else None
     if not spec or spec["model"]["name"] != NETWORK:
-        raise InputError(f"{run} is not a run of `merkhet memory train`")
+        raise InputError(f"{run} is not a run of `merkhet memory train`: give its --out folder")
+    weights = final_weights(run)
+    if not weights.is_file():
+        raise InputError(f"{run} has no {weights.name}: the run is not whole")
     network = Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
-    load_weights(network, final_weights(run))
+    load_weights(network, weights)
     return network.eval(), spec, Tokenizer.load(run / "tokenizer.json")
 
 
