@@ -64,6 +64,7 @@ def test_a_memory_run_is_audited_on_text(text: Path, tmp_path: Path, capsys) -> 
     ("arguments", "words"),
     [
         (("train", "--places", "2"), "give blocks from 0 to 1"),
+        (("train", "--places", "0,0"), "give blocks from 0 to 1, each once"),
         (("train", "--places", "a"), "--places takes numbers, as in 3,5"),
         (("train", "--rate", "-1"), "--rate -1.0: give a number from 0 on"),
         (("train", "--value-rate", "nan"), "--value-rate nan"),

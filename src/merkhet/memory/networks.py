@@ -51,8 +51,9 @@ def memory_transformer(
         InputError: A block that is not there, an option that is not there, or other numbers out
             of range.
     """
-    if not places or not all(0 <= place < layers for place in places):
-        raise InputError(f"places {list(places)}: give blocks from 0 to {layers - 1}")
+    within = all(0 <= place < layers for place in places)
+    if not places or not within or len(set(places)) < len(places):
+        raise InputError(f"places {list(places)}: give blocks from 0 to {layers - 1}, each once")
     network = Transformer(vocab_size, dim, layers, heads, seed=seed)
     paths = [f"layers.{place}.feed_forward" for place in places]
     for added in attach(network, paths, mode, seed=seed, **(memory or {})):
