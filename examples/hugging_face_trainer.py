@@ -70,6 +70,9 @@ def main(
     model = transformers.GPT2LMHeadModel(config)  # or AutoModelForCausalLM.from_pretrained(...)
     layer = f"transformer.h.{LAYERS // 2}.mlp"  # past the middle
     attach(model, [layer], "beside", num_subkeys=128, key_dim=64)
+    begun = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoints/checkpoint-*")]
+    if max(begun, default=0) >= steps:
+        raise SystemExit(f"{folder} holds {max(begun)} steps: give more --steps, or a new --folder")
 
     arguments = transformers.TrainingArguments(
         str(folder / "checkpoints"),
@@ -88,7 +91,7 @@ def main(
     count = min(64, len(test))
     held_out = torch.utils.data.Subset(test, range(count))
     trainer = MemoryTrainer(model, arguments, train_dataset=train, eval_dataset=held_out)
-    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoints/checkpoint-*")))
+    trainer.train(resume_from_checkpoint=bool(begun))
     loss = trainer.evaluate()["eval_loss"]
 
     save_pretrained(model, folder / "model")

@@ -48,6 +48,8 @@ def train(
 
     Example: merkhet memory train --data python --steps 20 --width 64 --layers 2 --subkeys 32
     """
+    import torch
+
     from merkhet.core.options import numbers
     from merkhet.data import load_text
     from merkhet.memory.networks import next_token_loss
@@ -57,13 +59,17 @@ def train(
 
     _check(data, out, subkeys, rate=rate, value_rate=value_rate)
     chosen = numbers(places, "--places", ",", int) if places else (layers // 2,)
-    arguments = {"vocab_size": vocabulary, "dim": width, "layers": layers, "places": list(chosen)}
-    spec = Spec(
-        NETWORK, {**arguments, "mode": mode, "memory": {"num_subkeys": subkeys}, "seed": seed}
-    )
-    network = spec.build()
+    memory = {"mode": mode, "memory": {"num_subkeys": subkeys}, "seed": seed}
+    arguments = {"dim": width, "layers": layers, "places": list(chosen), **memory}
+    with torch.device("meta"):  # what is wrong is told before the text is read
+        Spec(NETWORK, {"vocab_size": vocabulary, **arguments}).build()
     windows = load_text(data, vocabulary, context, "train")
-    held_out = load_text(data, vocabulary, context, "validation")  # too little is told at once
+    held_out = load_text(data, vocabulary, context, "validation")
+    filled = windows.file.tokenizer().vocabulary
+    spec = Spec(NETWORK, {"vocab_size": filled, **arguments})
+    network = spec.build()
+    if filled < vocabulary:
+        print_line(f"{data} fills a vocabulary of {filled:,} tokens, not {vocabulary:,}")
     config = TrainingConfig(
         steps,
         batch,
@@ -79,7 +85,7 @@ def train(
         config,
         folder=out,
         optimiser=_optimiser(network, rate, value_rate),
-        spec={**described, "context": context},
+        spec={**described, "vocabulary": vocabulary, "context": context},
         tell=print_line,
     )
     windows.file.tokenizer().save(out / "tokenizer.json")
@@ -171,8 +177,7 @@ def _windows(data: str, spec: dict[str, Any], tokenizer: Tokenizer, split: str) 
     """Return windows of a text in the run's own tokens."""
     from merkhet.data import load_text
 
-    vocabulary = spec["model"]["arguments"]["vocab_size"]
-    windows = load_text(data, vocabulary, spec["context"], split)
+    windows = load_text(data, spec["vocabulary"], spec["context"], split)
     if windows.file.tokenizer().checksum != tokenizer.checksum:
         raise InputError(
             f"{data} has another tokenizer than the run: give the text that it was trained on"
