@@ -173,6 +173,7 @@ def test_memories_beside_memories_come_back_in_their_data_types(tmp_path: Path) 
     model.transformer.h[1].bfloat16()
     save_pretrained(model.eval(), tmp_path)
     again = from_pretrained(tmp_path)
+    assert again.lm_head.weight is again.transformer.wte.weight
     types = {name: tensor.dtype for name, tensor in model.named_parameters()}
     assert {name: tensor.dtype for name, tensor in again.named_parameters()} == types
     for name, tensor in again.state_dict().items():

@@ -109,13 +109,18 @@ def _paths(model: nn.Module, layers: Iterable[str]) -> list[str]:
 
 
 def _suit(memory: ProductKeyMemory, layer: nn.Module, shared: ValueTable | None) -> None:
-    """Put a memory on the layer's device, in its data type and mode; a shared table stays."""
+    """Put a memory on the layer's device, in its data type and mode; a shared table stays.
+
+    A memory that was made on the meta device stays there: its maker allocates it.
+    """
+    memory.train(layer.training)
     tensor = next(layer.parameters(), torch.empty(0))
+    if memory.subkeys.is_meta:
+        return
     values = memory.values
     del memory.values
     memory.to(tensor.device, tensor.dtype)
     memory.values = values if shared is not None else values.to(tensor.device, tensor.dtype)
-    memory.train(layer.training)
 
 
 def _width(layer: nn.Module, path: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,21 +116,32 @@ def from_pretrained(folder: Path | str) -> nn.Module:
         described = json.loads((folder / MEMORIES).read_text(encoding="utf-8"))
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         model: nn.Module = getattr(transformers, config.architectures[0])(config)
-        for entry in described:
-            (path,), mode, options = entry["layers"], entry["mode"], entry["options"]
-            attach(model, [path], mode, **options)
+        with torch.device("meta"):  # a table is allocated once, in the data type of the file
+            for entry in described:
+                (path,), mode, options = entry["layers"], entry["mode"], entry["options"]
+                attach(model, [path], mode, **options)
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
         raise InputError(f"{folder} holds no model with memories: {first_line(error)}") from error
-    _take_types(model, folder / WEIGHTS)
+    _suit(model, folder / WEIGHTS)
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 
 
-def _take_types(model: nn.Module, path: Path) -> None:
-    """Give the tensors of a network the data types that a file has them in."""
-    types = StoredTensors(path).dtypes
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        tensor.data = tensor.data.to(types.get(name, tensor.dtype))
+def _suit(model: nn.Module, path: Path) -> None:
+    """Give the tensors of a network the data types that a file has, and memory where they fit."""
+    stored = StoredTensors(path)
+    for inside, owner in model.named_modules():
+        own = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
+        for name, tensor in own:
+            key = f"{inside}.{name}".removeprefix(".")
+            if stored.shapes.get(key) != tuple(tensor.shape):
+                continue  # `load_weights` says so
+            if tensor.is_meta:
+                fresh = torch.empty(tensor.shape, dtype=stored.dtypes[key])
+                trained = isinstance(tensor, nn.Parameter)
+                setattr(owner, name, nn.Parameter(fresh) if trained else fresh)
+            else:
+                tensor.data = tensor.data.to(stored.dtypes[key])  # tied ones stay tied
 
 
 # What other packages find: networks by name, and readers of folders by a file that tells them.
