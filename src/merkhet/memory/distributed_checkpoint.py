@@ -33,7 +33,8 @@ def save(path: Path | str, model: nn.Module, optimisers: Mapping[str, Optimizer]
     """Write a network and its optimisers; every process calls it, and writes its own rows.
 
     Args:
-        path: The checkpoint's folder, which all processes see.
+        path: The checkpoint's folder, which all processes see; a new one for each checkpoint, for
+            what is there is overwritten file by file.
         model: A network, its tables sharded by `shard` or not, not wrapped.
         optimisers: By name: `RowwiseAdam` for tables, and any others, whose states are the same
             in all processes.

@@ -2,6 +2,9 @@
 
 Tables are float32, or uint16 that hold the bits of bfloat16; `get` and `put` tell them apart when
 a loop is compiled. Each loop goes over `range(low, high)` of whatever it is split by.
+
+All are in one file on purpose: numba keeps compiled code until the file of a function changes, and
+does not look at the files of the functions that it calls. In order: bits, search, read, step.
 """
 
 from __future__ import annotations

@@ -122,12 +122,12 @@ def from_pretrained(folder: Path | str) -> nn.Module:
                 attach(model, [path], mode, **options)
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
         raise InputError(f"{folder} holds no model with memories: {first_line(error)}") from error
-    _suit(model, folder / WEIGHTS)
+    _allocate(model, folder / WEIGHTS)
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 
 
-def _suit(model: nn.Module, path: Path) -> None:
+def _allocate(model: nn.Module, path: Path) -> None:
     """Give the tensors of a network the data types that a file has, and memory where they fit."""
     stored = StoredTensors(path)
     for inside, owner in model.named_modules():
