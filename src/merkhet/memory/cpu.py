@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from merkhet.core.threads import in_parallel, pieces
 from merkhet.memory import kernels, plain
 from merkhet.memory.rows import Adam, Missed, Moments
-from merkhet.memory.threads import in_parallel, pieces
 
 FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
 BLOCK = 64  # tokens whose scores are computed and searched together

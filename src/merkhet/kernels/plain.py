@@ -1,0 +1,35 @@
+"""The plain form: a network's rules, one after another, on covariances."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from merkhet.core.errors import InputError
+from merkhet.kernels.layers import Layer
+from merkhet.kernels.state import State, start_all, start_same
+
+
+def all_pairs(network: Layer, x: Tensor, y: Tensor, *, tangent: bool) -> State:
+    """Return the covariances of all inputs x (n, ...) with all y (m, ...): cross is (n, m)."""
+    return _after(network, start_all(x, y, positions=positions(network), tangent=tangent))
+
+
+def same_pairs(network: Layer, x: Tensor, y: Tensor, *, tangent: bool) -> State:
+    """Return the covariances of each input x (n, ...) with its own y (n, ...): cross is (n,)."""
+    return _after(network, start_same(x, y, positions=positions(network), tangent=tangent))
+
+
+def positions(network: Layer) -> str:
+    """Return which pairs of positions of pictures a network needs: "equal" or "all"."""
+    return "all" if network.mixes else "equal"
+
+
+def _after(network: Layer, state: State) -> State:
+    """Return the state after a network, having made sure that it ends in vectors."""
+    after = network(state)
+    if after.axes:
+        raise InputError(
+            f"the network ends in a feature map of {after.size[0]}x{after.size[1]}: "
+            "end it with Flatten() or GlobalAvgPool2d()"
+        )
+    return after
