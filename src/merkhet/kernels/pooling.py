@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,9 +32,8 @@ class Pooling(Layer):
         if not state.axes:
             raise InputError(f"{self!r} after a vector: pooling takes pictures")
         assert state.axes == 2
-        rows, columns = (one.to(state.cross) for one in self.weights(state.size))
-        pooled = partial(torch.einsum, "ia,jb,kc,ld,...abcd->...ijkl", rows, columns, rows, columns)
-        return state.map(pooled)
+        along = [one.to(state.cross) for one in self.weights(state.size)]
+        return state.map(lambda k: _averaged(k, along))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +109,13 @@ class GlobalAvgPool2d(Pooling):
         """Return the state of vectors, of batch axes (*batch) as before."""
         pooled = super().__call__(state)
         return replace(pooled.map(lambda k: k.flatten(-4).squeeze(-1)), axes=0)
+
+
+def _averaged(k: Tensor, along: list[Tensor]) -> Tensor:
+    """Return (*batch, h', w', h', w') of (*batch, h, w, h, w): means of all four sides in turn."""
+    for axis in (-4, -3, -2, -1):
+        k = (k.movedim(axis, -1) @ along[axis % 2].mT).movedim(-1, axis)
+    return k
 
 
 def _means(length: int, window: int, step: int) -> Tensor:

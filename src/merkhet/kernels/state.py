@@ -101,7 +101,7 @@ def variances(own: Tensor, axes: int) -> Tensor:
         return own
     height, width = own.shape[-2:]
     flat = own.flatten(-4, -3).flatten(-2)
-    return flat.diagonal(dim1=-2, dim2=-1).unflatten(-1, (height, width))
+    return flat.diagonal(dim1=-2, dim2=-1).reshape(*flat.shape[:-2], height, width)
 
 
 def against(one: Tensor, other: Tensor, axes: int) -> tuple[Tensor, Tensor]:
