@@ -12,7 +12,7 @@ import torch
 from merkhet.kernels import diagonal, gram
 
 sys.path.insert(0, str(Path(__file__).parent))
-from networks import built
+from listed import built
 
 TABLE = json.loads(Path(__file__).with_name("neural_tangents.json").read_text(encoding="utf-8"))
 CASES = [(kind, name) for kind in ("dense", "conv") for name in TABLE[kind]["networks"]]

@@ -131,12 +131,12 @@ class Slow(ByMass):
 
 
 def test_the_time_decides_how_many_inputs() -> None:
-    subject = subject_of(Slow(), count=200)
+    subject = subject_of(Slow(), count=1000)
     start = time.perf_counter()
-    section = checks.stability(subject, 3.0)
-    assert time.perf_counter() - start < 12
+    section = checks.stability(subject, 8.0)  # room for a machine ten times as slow
+    assert time.perf_counter() - start < 32
     used = int(section.notes[0].split()[0])
-    assert checks.FEWEST <= used < 100
+    assert checks.FEWEST <= used < 400
     with pytest.raises(InputError, match=r"16 inputs, .* need about \d+ s and 0 s are left"):
         checks.stability(subject, 0.1)
 
