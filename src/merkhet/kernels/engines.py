@@ -11,8 +11,8 @@ from torch import Tensor
 
 from merkhet.core.errors import InputError
 from merkhet.kernels.layers import Layer
-from merkhet.kernels.plain import all_pairs, positions, same_pairs
-from merkhet.kernels.state import State
+from merkhet.kernels.plain import all_pairs, kinds_of, positions, same_pairs
+from merkhet.kernels.plan import conv_plan
 
 PLAIN_BYTES = 2**29  # of covariances alive at once in the plain form
 ALIVE = 6  # covariances between all positions that it holds at once
@@ -64,7 +64,7 @@ class Plain:
     def block(self, rows: slice, columns: slice) -> Tensor:
         """Return the kernels (kinds, rows, columns) between some x and some y."""
         x, y = _exact(self.x[rows]), _exact(self.y[columns])
-        return self._wanted(all_pairs(self.network, x, y, tangent=self.kind != "nngp"))
+        return kinds_of(all_pairs(self.network, x, y, tangent=self.kind != "nngp"), self.kind)
 
     def diagonal(self) -> Tensor:
         """Return the kernels (kinds, n) of each x with itself."""
@@ -73,13 +73,7 @@ class Plain:
 
     def _own(self, x: Tensor) -> Tensor:
         """Return the kernels (kinds, n) of some x with themselves."""
-        return self._wanted(same_pairs(self.network, x, x, tangent=self.kind != "nngp"))
-
-    def _wanted(self, state: State) -> Tensor:
-        """Return the kinds of kernel that were asked for."""
-        kinds = {"nngp": (state.cross,), "ntk": (state.tangent,)}
-        found = kinds.get(self.kind, (state.cross, state.tangent))
-        return torch.stack([one for one in found if one is not None])
+        return kinds_of(same_pairs(self.network, x, x, tangent=self.kind != "nngp"), self.kind)
 
 
 def engine(network: Layer, x: Tensor, y: Tensor, kind: str, dtype: torch.dtype) -> Engine:
@@ -92,6 +86,13 @@ def engine(network: Layer, x: Tensor, y: Tensor, kind: str, dtype: torch.dtype) 
         kind: "nngp", "ntk" or "both".
         dtype: Of the answer; float32 allows the fast paths, which are float32 within 2e-6.
     """
+    on_cpu = x.device.type == "cpu"
+    if on_cpu and x.dim() == 4 and dtype == torch.float32:
+        plan = conv_plan(network, tuple(x.shape[2:]))
+        if plan is not None:
+            from merkhet.kernels.cpu import Convolutional  # numba is slow to load
+
+            return Convolutional(plan, x, y, kind)
     return Plain(network, x, y, kind)
 
 

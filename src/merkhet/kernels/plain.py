@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
@@ -11,12 +12,12 @@ from merkhet.kernels.state import State, start_all, start_same
 
 def all_pairs(network: Layer, x: Tensor, y: Tensor, *, tangent: bool) -> State:
     """Return the covariances of all inputs x (n, ...) with all y (m, ...): cross is (n, m)."""
-    return _after(network, start_all(x, y, positions=positions(network), tangent=tangent))
+    return after_network(network, start_all(x, y, positions=positions(network), tangent=tangent))
 
 
 def same_pairs(network: Layer, x: Tensor, y: Tensor, *, tangent: bool) -> State:
     """Return the covariances of each input x (n, ...) with its own y (n, ...): cross is (n,)."""
-    return _after(network, start_same(x, y, positions=positions(network), tangent=tangent))
+    return after_network(network, start_same(x, y, positions=positions(network), tangent=tangent))
 
 
 def positions(network: Layer) -> str:
@@ -24,8 +25,12 @@ def positions(network: Layer) -> str:
     return "all" if network.mixes else "equal"
 
 
-def _after(network: Layer, state: State) -> State:
-    """Return the state after a network, having made sure that it ends in vectors."""
+def after_network(network: Layer, state: State) -> State:
+    """Return the state after a network, having made sure that it ends in vectors.
+
+    Raises:
+        InputError: It ends in a feature map.
+    """
     after = network(state)
     if after.axes:
         raise InputError(
@@ -33,3 +38,10 @@ def _after(network: Layer, state: State) -> State:
             "end it with Flatten() or GlobalAvgPool2d()"
         )
     return after
+
+
+def kinds_of(state: State, kind: str) -> Tensor:
+    """Return (kinds, *batch): the kernels of a state that "nngp", "ntk" or "both" names."""
+    kinds = {"nngp": (state.cross,), "ntk": (state.tangent,)}
+    found = kinds.get(kind, (state.cross, state.tangent))
+    return torch.stack([one for one in found if one is not None])

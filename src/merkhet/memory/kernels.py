@@ -4,53 +4,27 @@ Tables are float32, or uint16 that hold the bits of bfloat16; `get` and `put` te
 a loop is compiled. Each loop goes over `range(low, high)` of whatever it is split by.
 
 All are in one file on purpose: numba keeps compiled code until the file of a function changes, and
-does not look at the files of the functions that it calls. In order: bits, search, read, step.
+does not look at the files of the functions that it calls. In order: bits, search, read, step. (Those
+of `core.compiled` do not change.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from merkhet.core.compiled import bits_of, exact, exponential, float_of, summing
+
 BISECTIONS = 8
 COLUMNS = 4  # times k, into which scores are folded to find a threshold
 SLACK = 4  # candidates beyond k that are as quick to rank as to exclude
 CACHE_LINE = 64  # bytes
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # of llvm.prefetch
-
-exact: Callable[..., Any] = nb.njit(nogil=True, cache=True, error_model="numpy")
-# Sums may be reordered, so that they are vectorised: the order is fixed when it is compiled.
-summing: Callable[..., Any] = nb.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
-
-
-@intrinsic
-def _float_of(_context: Any, _bits: Any) -> Any:
-    """Read 32 bits as a float."""
-
-    def generate(_target: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-@intrinsic
-def _bits_of(_context: Any, _value: Any) -> Any:
-    """Read a float as 32 bits."""
-
-    def generate(_target: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
-
 
 @intrinsic
 def _fetch(_context: Any, row: Any, _place: Any) -> Any:
@@ -90,7 +64,7 @@ def _get(row: Any, place: Any) -> Any:
     if row.dtype == types.uint16:
 
         def widened(row: Any, place: Any) -> Any:
-            return _float_of(np.uint32(row[place]) << np.uint32(16))
+            return float_of(np.uint32(row[place]) << np.uint32(16))
 
         return widened
 
@@ -105,7 +79,7 @@ def _put(row: Any, place: Any, value: Any, noise: Any) -> Any:
     if row.dtype == types.uint16:
 
         def store(row: Any, place: Any, value: Any, noise: Any) -> None:
-            row[place] = np.uint16((_bits_of(np.float32(value)) + noise) >> np.uint32(16))
+            row[place] = np.uint16((bits_of(np.float32(value)) + noise) >> np.uint32(16))
 
         return store
 
@@ -118,7 +92,7 @@ def _put(row: Any, place: Any, value: Any, noise: Any) -> Any:
 @exact
 def nearest(value: np.float32) -> np.uint32:
     """Return the noise that rounds a float32 to the nearest bfloat16, ties to even."""
-    return np.uint32(0x7FFF) + ((_bits_of(value) >> np.uint32(16)) & np.uint32(1))
+    return np.uint32(0x7FFF) + ((bits_of(value) >> np.uint32(16)) & np.uint32(1))
 
 
 @exact
@@ -129,22 +103,6 @@ def scramble(number: np.uint32) -> np.uint32:
     number = np.uint32(number ^ (number >> np.uint32(15)))
     number = np.uint32(number * np.uint32(0x846CA68B))
     return np.uint32(number ^ (number >> np.uint32(16)))
-
-
-@exact
-def exponential(x: np.float32) -> np.float32:
-    """Return exp(x) for x at most 0, to 1e-7 of itself and 0 below -87, in a form that vectorises.
-
-    exp(x) = 2**n exp(r), |r| <= ln(2) / 2, with the Taylor polynomial of degree 7 for exp(r)
-    (its remainder is below 6e-9) and n put into the exponent's bits.
-    """
-    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    r = (x - n * np.float32(0.693145751953125)) - n * np.float32(1.428606765330187e-06)
-    y = np.float32(1 / 5040)
-    for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
-        y = y * r + np.float32(factor)
-    scale = _float_of(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
-    return y * scale if not x < np.float32(-87.0) else np.float32(0)
 
 
 @exact

@@ -1,0 +1,83 @@
+"""What the compiled loops need of every image: its patches, and its variances at each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from merkhet.kernels.convolution import Conv2d, pair
+
+TAPS = 9  # length that patches are filled up to a multiple of, as `loops` takes them
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images, made ready.
+
+    Attributes:
+        patches: (n, H, W, K) patches of unit length, or 0, float64.
+        norms: (n, H, W) lengths of the patches.
+        later: For each later activation (n, H, W) roots of the variances there.
+        own: (2, n) covariance and tangent kernel of each with itself where positions end.
+    """
+
+    patches: Array
+    norms: Array
+    later: tuple[Array, ...] = ()
+    own: Array | None = None
+
+    def one(self, place: int) -> tuple[Array, Array]:
+        """Return the patches (H, W, K) and norms (H, W) of an image as x."""
+        return self.patches[place], self.norms[place]
+
+    def lanes(self, low: int, high: int) -> tuple[Array, Array]:
+        """Return the patches (H, K, W L) and norms (H, W L) of some images as y side by side."""
+        patches = self.patches[low:high].transpose(1, 3, 2, 0)
+        flat = patches.reshape(*patches.shape[:2], -1)
+        return np.ascontiguousarray(flat), _side_by_side(self.norms[low:high]).astype(np.float32)
+
+    def one_later(self, place: int) -> list[Array]:
+        """Return for each later activation (2, H, W): the norms of an image and their inverses."""
+        return [with_inverses(norms[place]) for norms in self.later]
+
+    def lanes_later(self, low: int, high: int) -> list[Array]:
+        """Return for each later activation (2, H, W L): norms side by side and their inverses."""
+        return [with_inverses(_side_by_side(norms[low:high])) for norms in self.later]
+
+
+def patches_of(layer: Conv2d, x: Tensor) -> tuple[Array, Array]:
+    """Return the patches (n, H, W, K) of unit length of pictures x (n, c, h, w), and their norms.
+
+    Products of the patches times their norms are the covariances after the first layer: weights
+    are in the norms, and a bias is one more entry of the patch.
+    """
+    size, stride = pair("", layer.kernel_size), pair("", layer.stride)
+    (top, bottom), (left, right) = layer.sides(tuple(x.shape[2:]))
+    padded = F.pad(x.double(), (left, right, top, bottom))
+    found = padded.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
+    patches = found.permute(0, 2, 3, 1, 4, 5).flatten(3)
+    patches = patches * (float(layer.weight_std) / patches.shape[-1] ** 0.5)
+    bias = torch.full_like(patches[..., :1], float(layer.bias_std))
+    whole = torch.cat([patches, bias], -1) if layer.bias_std else patches
+    norms = whole.norm(dim=-1)
+    unit = whole / torch.where(norms > 0, norms, torch.ones_like(norms))[..., None]
+    filled = F.pad(unit, (0, -unit.shape[-1] % TAPS))
+    return filled.contiguous().numpy(), norms.numpy()
+
+
+def _side_by_side(norms: Array) -> Array:
+    """Return (n, H, W) as (H, W n), images side by side at each position."""
+    turned = norms.transpose(1, 2, 0)
+    return np.ascontiguousarray(turned.reshape(len(turned), -1))
+
+
+def with_inverses(norms: Array) -> Array:
+    """Return norms of any shape and, stacked upon them, their inverses, 0 for 0."""
+    inverses = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    return np.stack([norms, inverses])
