@@ -21,6 +21,10 @@ exact: Callable[..., Any] = nb.njit(nogil=True, cache=True, error_model="numpy")
 summing: Callable[..., Any] = nb.njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
 )
+# And quotients may be products with the inverse.
+vectorised: Callable[..., Any] = nb.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
 
 
 @intrinsic

@@ -4,8 +4,8 @@ Tables are float32, or uint16 that hold the bits of bfloat16; `get` and `put` te
 a loop is compiled. Each loop goes over `range(low, high)` of whatever it is split by.
 
 All are in one file on purpose: numba keeps compiled code until the file of a function changes, and
-does not look at the files of the functions that it calls. In order: bits, search, read, step. (Those
-of `core.compiled` do not change.)
+does not look at the files of the functions that it calls (`core.compiled` does not change). In order:
+bits, search, read, step.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ COLUMNS = 4  # times k, into which scores are folded to find a threshold
 SLACK = 4  # candidates beyond k that are as quick to rank as to exclude
 CACHE_LINE = 64  # bytes
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # of llvm.prefetch
+
 
 @intrinsic
 def _fetch(_context: Any, row: Any, _place: Any) -> Any:
