@@ -21,7 +21,7 @@ from merkhet.kernels.state import State
 
 LANES = 8  # images y at once, where all pairs of positions are computed
 PLANE_LANES = 32  # where only equal ones are
-SHARE = 4  # tasks that a thread does with one piece of memory
+SHARE = 8  # tasks that a thread does with one piece of memory
 Task = tuple[int, int, int]  # an x, and the first and last y of some lanes
 
 
@@ -82,7 +82,7 @@ class Convolutional:
             memory = Memory()
             for place in range(low, high):
                 run = self._run(self._plan, 2, 1, memory, None)
-                own[:, place] = run(only.one(place), only.lanes(place, place + 1))[:, 0]
+                own[:, place] = run(only.one(place), self._lanes_of(only, place, place + 1))[:, 0]
                 later[place] = run.norms
 
         in_parallel(measure, _shares(count))
@@ -95,10 +95,18 @@ class Convolutional:
     ) -> None:
         """Do some tasks."""
         memory, kinds = Memory(), 1 if self._kind == "nngp" else 2
+        before = None
         for place, first, last in tasks[low:high]:
-            later = x.one_later(place), y.lanes_later(first, last)
+            if before != (first, last):  # tasks with the same y follow each other
+                before = (first, last)
+                side_by_side = self._lanes_of(y, first, last), y.lanes_later(first, last)
+            later = x.one_later(place), side_by_side[1]
             run = self._run(self._plan, kinds, last - first, memory, later)
-            found[:kinds, place, first:last] = run(x.one(place), y.lanes(first, last))
+            found[:kinds, place, first:last] = run(x.one(place), side_by_side[0])
+
+    def _lanes_of(self, images: Images, first: int, last: int) -> tuple[Array, Array]:
+        """Return the patches and norms of some images side by side."""
+        return images.lanes(first, last, by_position=self._run.by_position)
 
     def _after(self, st: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
         """Return the kinds of kernel asked for after the layers that take vectors."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.kernels.layers import Layer
+from merkhet.kernels.layers import Flatten, Layer, Sequential
 from merkhet.kernels.plain import all_pairs, kinds_of, positions, same_pairs
-from merkhet.kernels.plan import conv_plan
+from merkhet.kernels.plan import conv_plan, dense_plan
 
 PLAIN_BYTES = 2**29  # of covariances alive at once in the plain form
 ALIVE = 6  # covariances between all positions that it holds at once
@@ -86,14 +86,37 @@ def engine(network: Layer, x: Tensor, y: Tensor, kind: str, dtype: torch.dtype) 
         kind: "nngp", "ntk" or "both".
         dtype: Of the answer; float32 allows the fast paths, which are float32 within 2e-6.
     """
-    on_cpu = x.device.type == "cpu"
-    if on_cpu and x.dim() == 4 and dtype == torch.float32:
-        plan = conv_plan(network, tuple(x.shape[2:]))
-        if plan is not None:
-            from merkhet.kernels.cpu import Convolutional  # numba is slow to load
-
-            return Convolutional(plan, x, y, kind)
+    if x.device.type == "cpu":
+        found = _compiled(network, x, y, kind, dtype)
+        if found is not None:
+            return found
     return Plain(network, x, y, kind)
+
+
+def _compiled(network: Layer, x: Tensor, y: Tensor, kind: str, dtype: torch.dtype) -> Engine | None:
+    """Return compiled loops that take a network, None where there are none.
+
+    They are imported here: numba is slow to load. A path for GPUs would stand beside this one.
+    """
+    dense = dense_plan(network) if _vectors(network, x) else None
+    if dense is not None:
+        from merkhet.kernels.dense import Dense
+
+        return Dense(dense, x, y, kind)
+    if x.dim() == 2 or dtype != torch.float32:
+        return None
+    convolutional = conv_plan(network, tuple(x.shape[2:]))
+    if convolutional is None:
+        return None
+    from merkhet.kernels.cpu import Convolutional
+
+    return Convolutional(convolutional, x, y, kind)
+
+
+def _vectors(network: Layer, x: Tensor) -> bool:
+    """Tell whether the first layer takes vectors, as which pictures may be flattened."""
+    first = next((one for one in network.layers() if not isinstance(one, Sequential)), None)
+    return x.dim() == 2 or isinstance(first, Flatten)
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,25 @@ class Images:
     patches: Array
     norms: Array
     later: tuple[Array, ...] = ()
-    own: Array | None = None
+    own: Array = field(default_factory=lambda: np.empty((2, 0)))
 
     def one(self, place: int) -> tuple[Array, Array]:
         """Return the patches (H, W, K) and norms (H, W) of an image as x."""
         return self.patches[place], self.norms[place]
 
-    def lanes(self, low: int, high: int) -> tuple[Array, Array]:
-        """Return the patches (H, K, W L) and norms (H, W L) of some images as y side by side."""
-        patches = self.patches[low:high].transpose(1, 3, 2, 0)
-        flat = patches.reshape(*patches.shape[:2], -1)
-        return np.ascontiguousarray(flat), _side_by_side(self.norms[low:high]).astype(np.float32)
+    def lanes(self, low: int, high: int, *, by_position: bool) -> tuple[Array, Array]:
+        """Return the patches and norms of some images as y, side by side.
+
+        They are (H, K, W L) and (H, W L); `by_position` they are (H, W, K, L) and (H, W, L).
+        """
+        patches, norms = self.patches[low:high], side_by_side(self.norms[low:high])
+        if by_position:
+            turned = patches.transpose(1, 2, 3, 0)
+            shape = (*turned.shape[:2], high - low)
+            return np.ascontiguousarray(turned), norms.reshape(shape).astype(np.float32)
+        turned = patches.transpose(1, 3, 2, 0)
+        flat = turned.reshape(*turned.shape[:2], -1)
+        return np.ascontiguousarray(flat), norms.astype(np.float32)
 
     def one_later(self, place: int) -> list[Array]:
         """Return for each later activation (2, H, W): the norms of an image and their inverses."""
@@ -48,7 +56,7 @@ class Images:
 
     def lanes_later(self, low: int, high: int) -> list[Array]:
         """Return for each later activation (2, H, W L): norms side by side and their inverses."""
-        return [with_inverses(_side_by_side(norms[low:high])) for norms in self.later]
+        return [with_inverses(side_by_side(norms[low:high])) for norms in self.later]
 
 
 def patches_of(layer: Conv2d, x: Tensor) -> tuple[Array, Array]:
@@ -71,7 +79,7 @@ def patches_of(layer: Conv2d, x: Tensor) -> tuple[Array, Array]:
     return filled.contiguous().numpy(), norms.numpy()
 
 
-def _side_by_side(norms: Array) -> Array:
+def side_by_side(norms: Array) -> Array:
     """Return (n, H, W) as (H, W n), images side by side at each position."""
     turned = norms.transpose(1, 2, 0)
     return np.ascontiguousarray(turned.reshape(len(turned), -1))

@@ -14,15 +14,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numba as nb
 import numpy as np
 
-from merkhet.core.compiled import exponential
+from merkhet.core.compiled import exponential, vectorised
 
-# Sums may be reordered and quotients be products, so that loops are vectorised.
-fast: Callable[..., Any] = nb.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
 F = np.float32
 PER_PI = F(1 / math.pi)
 RELU, EXPONENTIAL = 0, 1
@@ -46,7 +41,7 @@ A0, A1, A2, A3, A4, A5, A6, A7 = map(F, _polynomial(_arccos_by_root, 7))
 B0, B1, B2, B3, B4, B5, B6, B7 = map(F, _polynomial(lambda a: np.sqrt(1 + a), 7))
 
 
-@fast
+@vectorised
 def _products(patch: Any, patches: Any, u: Any) -> None:
     """Set u (M,) to the products of a patch (K,) with patches (K, M); K is a multiple of 9."""
     for k in range(0, patch.shape[0], 9):
@@ -64,7 +59,7 @@ def _products(patch: Any, patches: Any, u: Any) -> None:
                 u[m] += sums + f * v[m] + g * w[m] + h * x[m] + i * y[m]
 
 
-@fast
+@vectorised
 def _rectify(u: Any, negative: float, dual: Any, slope: Any) -> None:
     """Set dual and slope (M,) of a leaky ReLU at cosines u (M,), float64: 1 - u must be exact."""
     leak, bend = F(negative), F((1 - negative) ** 2 / 2)
@@ -80,7 +75,7 @@ def _rectify(u: Any, negative: float, dual: Any, slope: Any) -> None:
         slope[m] = leak + bend * k0
 
 
-@fast
+@vectorised
 def _exponentiate(u: Any, sigma: float, dual: Any, slope: Any) -> None:
     """Set dual and slope (M,) of the exponential kernel at cosines u (M,)."""
     sharpness, half = F(1 / sigma**2), F(0.5)
@@ -90,7 +85,7 @@ def _exponentiate(u: Any, sigma: float, dual: Any, slope: Any) -> None:
         slope[m] = value * sharpness
 
 
-@fast
+@vectorised
 def _activate(kind: int, parameter: float, u: Any, dual: Any, slope: Any) -> None:
     """Set dual and slope (M,) of an activation at cosines u (M,)."""
     if kind == EXPONENTIAL:
@@ -99,15 +94,14 @@ def _activate(kind: int, parameter: float, u: Any, dual: Any, slope: Any) -> Non
         _rectify(u, parameter, dual, slope)
 
 
-@fast
-def _first_row(
-    patch: Any, norm: Any, patches: Any, norms: Any, kind: int, parameter: float, room: Any, st: Any
-) -> None:
-    """Set st (2, W, M) to covariance and tangent kernel after the first layer.
+@vectorised
+def _first_row(x: Any, y: Any, act: Any, u: Any, dual: Any, slope: Any) -> None:
+    """Set dual and slope (W, M) to covariance and tangent kernel after the first layer.
 
-    patch (W, K), norm (W,) of a row of x; patches (K, M), norms (M,) of a row of y; room (3, M).
+    x patches (W, K) and norms (W,) of a row; y patches (K, M) and norms (M,); room u (M,).
+    All are contiguous: slices that are not would not be vectorised.
     """
-    u, (dual, slope) = room[0], (st[0], st[1])
+    (patch, norm), (patches, norms), (kind, parameter) = x, y, act
     for j in range(patch.shape[0]):
         _products(patch[j], patches, u)
         _activate(kind, parameter, u, dual[j], slope[j])
@@ -118,7 +112,7 @@ def _first_row(
             t[m] = both * F(u[m]) * t[m]
 
 
-@fast
+@vectorised
 def activate_rows(
     shift: int, st: Any, x: Any, y: Any, kind: int, parameter: float, own: bool, room: Any
 ) -> None:
@@ -144,63 +138,66 @@ def activate_rows(
                 t[m] = t[m] * slope[m]
 
 
-@fast
+@vectorised
 def _add(weight: Any, x: Any, to: Any) -> None:
     """Add weight times x (M,) to another (M,)."""
     for m in range(x.shape[0]):
         to[m] += weight * x[m]
 
 
-@fast
-def _mean_5(v: Any, a: Any, b: Any, c: Any, d: Any, e: Any, out: Any, fresh: bool) -> None:
-    """Set out (M,), or add to it, the sum of five (M,) with weights v (5,)."""
-    v0, v1, v2, v3, v4 = v[0], v[1], v[2], v[3], v[4]
-    if fresh:
-        for m in range(out.shape[0]):
-            out[m] = v0 * a[m] + v1 * b[m] + v2 * c[m] + v3 * d[m] + v4 * e[m]
-    else:
-        for m in range(out.shape[0]):
-            out[m] += v0 * a[m] + v1 * b[m] + v2 * c[m] + v3 * d[m] + v4 * e[m]
-
-
-@fast
+@vectorised
 def _pool_rows(k: Any, starts: Any, weights: Any, out: Any) -> None:
     """Set out (W_out, M) to weighted sums of windows of k (W, M)."""
     taps = weights.shape[1]
     whole = taps - taps % 5
     for j in range(starts.shape[0]):
+        to = out[j]
         if whole == 0:
-            out[j, :] = 0
+            to[:] = 0
         for t in range(0, whole, 5):
-            s = starts[j] + t
-            given = k[s], k[s + 1], k[s + 2], k[s + 3], k[s + 4]
-            _mean_5(weights[j, t : t + 5], *given, out[j], t == 0)
+            s, v = starts[j] + t, weights[j]
+            v0, v1, v2, v3, v4 = v[t], v[t + 1], v[t + 2], v[t + 3], v[t + 4]
+            a, b, c, d, e = k[s], k[s + 1], k[s + 2], k[s + 3], k[s + 4]
+            if t == 0:
+                for m in range(to.shape[0]):
+                    to[m] = v0 * a[m] + v1 * b[m] + v2 * c[m] + v3 * d[m] + v4 * e[m]
+            else:
+                for m in range(to.shape[0]):
+                    to[m] += v0 * a[m] + v1 * b[m] + v2 * c[m] + v3 * d[m] + v4 * e[m]
         for t in range(whole, taps):
-            _add(weights[j, t], k[starts[j] + t], out[j])
+            _add(weights[j, t], k[starts[j] + t], to)
 
 
-@fast
+@vectorised
 def _pool_columns(k: Any, lanes: int, starts: Any, weights: Any, out: Any) -> None:
     """Set out (W_out, M_out) to weighted sums of windows over the columns of k (W_out, M)."""
     taps = weights.shape[1]
     whole = taps - taps % 5
+    out[:] = 0
     for q in range(starts.shape[0]):
-        for j in range(k.shape[0]):
-            row, to = k[j], out[j, q * lanes : (q + 1) * lanes]
-            if whole == 0:
-                to[:] = 0
-            for t in range(0, whole, 5):
-                s = (starts[q] + t) * lanes
-                a, b = row[s : s + lanes], row[s + lanes : s + 2 * lanes]
-                c, d = row[s + 2 * lanes : s + 3 * lanes], row[s + 3 * lanes : s + 4 * lanes]
-                e = row[s + 4 * lanes : s + 5 * lanes]
-                _mean_5(weights[q, t : t + 5], a, b, c, d, e, to, t == 0)
-            for t in range(whole, taps):
-                s = (starts[q] + t) * lanes
-                _add(weights[q, t], row[s : s + lanes], to)
+        low, high = q * lanes, (q + 1) * lanes
+        for t in range(0, whole, 5):
+            s, v = (starts[q] + t) * lanes, weights[q]
+            v0, v1, v2, v3, v4 = v[t], v[t + 1], v[t + 2], v[t + 3], v[t + 4]
+            s1, s2, s3, s4, s5 = (
+                s + lanes,
+                s + 2 * lanes,
+                s + 3 * lanes,
+                s + 4 * lanes,
+                s + 5 * lanes,
+            )
+            for j in range(k.shape[0]):
+                row, to = k[j], out[j, low:high]
+                a, b, c, d, e = row[s:s1], row[s1:s2], row[s2:s3], row[s3:s4], row[s4:s5]
+                for m in range(to.shape[0]):
+                    to[m] += v0 * a[m] + v1 * b[m] + v2 * c[m] + v3 * d[m] + v4 * e[m]
+        for t in range(whole, taps):
+            s = (starts[q] + t) * lanes
+            for j in range(k.shape[0]):
+                _add(weights[q, t], k[j, s : s + lanes], out[j, low:high])
 
 
-@fast
+@vectorised
 def pool_rows(
     shift: int,
     st: Any,
@@ -227,7 +224,7 @@ def pool_rows(
                 _add(rows[k, i + shift], flat, half[i, k].reshape(-1))
 
 
-@fast
+@vectorised
 def pool_rest(half: Any, rows: Any, out: Any) -> None:
     """Set out (H_out, H_out, kinds, W_out, M_out) to weighted sums of half over its rows."""
     out[:] = 0
@@ -237,7 +234,7 @@ def pool_rest(half: Any, rows: Any, out: Any) -> None:
                 _add(rows[k, i], half[i].reshape(-1), out[k].reshape(-1))
 
 
-@fast
+@vectorised
 def first_block(
     x: Any, norm: Any, y: Any, norms: Any, lanes: int, act: Any, rows: Any, columns: Any, room: Any
 ) -> None:
@@ -252,7 +249,7 @@ def first_block(
     for i in range(x.shape[0]):
         half[:] = 0
         for k in range(y.shape[0]):
-            _first_row(x[i], norm[i], y[k], norms[k], act[0], act[1], u, st[:, 0])
+            _first_row((x[i], norm[i]), (y[k], norms[k]), act, u[0], st[0, 0], st[1, 0])
             for kind in range(small.shape[0]):
                 _pool_rows(st[kind, 0], starts, weights, narrow)
                 _pool_columns(narrow, lanes, starts, weights, small[kind])
@@ -264,7 +261,7 @@ def first_block(
                 _add(rows[to, i], half.reshape(-1), out[to].reshape(-1))
 
 
-@fast
+@vectorised
 def first_rows(
     shift: int, x: Any, norm: Any, y: Any, norms: Any, act: Any, room: Any, st: Any
 ) -> None:
@@ -272,10 +269,10 @@ def first_rows(
     height = x.shape[0]
     for i in range(max(0, -shift), min(height, height - shift)):
         k = i + shift
-        _first_row(x[i], norm[i], y[k], norms[k], act[0], act[1], room, st[:, i])
+        _first_row((x[i], norm[i]), (y[k], norms[k]), act, room[0], st[0, i], st[1, i])
 
 
-@fast
+@vectorised
 def read_rows(shift: int, pooled: Any, st: Any) -> None:
     """Set the rows (i, i + shift) of st (2, H, W, M) to those of pooled (H, H, kinds, W, M)."""
     height = pooled.shape[0]
@@ -284,7 +281,7 @@ def read_rows(shift: int, pooled: Any, st: Any) -> None:
             st[kind, i] = pooled[i, i + shift, kind]
 
 
-@fast
+@vectorised
 def patch_rows(
     shift: int, k: Any, lanes: int, patch: Any, low: Any, scale: Any, room: Any, out: Any
 ) -> None:
@@ -313,7 +310,7 @@ def patch_rows(
             t[m] = s[m] + weight * t[m]
 
 
-@fast
+@vectorised
 def _patch_columns(k: Any, lanes: int, width: int, low: int, out: Any) -> None:
     """Set out (W_out, M_out) to sums of k (W, M) over shared offsets of columns."""
     before, after = k.shape[0], out.shape[0]
@@ -329,26 +326,24 @@ def _patch_columns(k: Any, lanes: int, width: int, low: int, out: Any) -> None:
                 _add(F(1), k[a, at : at + length], to)
 
 
-@fast
-def first_plane(
-    x: Any, norm: Any, y: Any, norms: Any, lanes: int, act: Any, room: Any, st: Any
-) -> None:
-    """Set st (2, H, W, L) to what the first layer gives at equal positions of x and y."""
-    u = room[0]
+@vectorised
+def first_plane(x: Any, norm: Any, y: Any, norms: Any, act: Any, u: Any, st: Any) -> None:
+    """Set st (2, H, W, L) to what the first layer gives at equal positions of x and y.
+
+    x (H, W, K), norm (H, W), y (H, W, K, L), norms (H, W, L); room u (L,).
+    """
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            low, high = j * lanes, (j + 1) * lanes
-            s, t, n = st[0, i, j], st[1, i, j], F(norm[i, j])
-            _products(x[i, j], y[i, :, low:high], u)
+            s, t, n, other = st[0, i, j], st[1, i, j], F(norm[i, j]), norms[i, j]
+            _products(x[i, j], y[i, j], u)
             _activate(act[0], act[1], u, s, t)
-            other = norms[i, low:high]
-            for m in range(lanes):
+            for m in range(u.shape[0]):
                 both = n * other[m]
                 s[m] = both * s[m]
                 t[m] = both * F(u[m]) * t[m]
 
 
-@fast
+@vectorised
 def activate_plane(
     st: Any, x: Any, y: Any, kind: int, parameter: float, own: bool, room: Any
 ) -> None:
@@ -369,7 +364,7 @@ def activate_plane(
                 t[m] = t[m] * slope[m]
 
 
-@fast
+@vectorised
 def patch_plane(k: Any, patch: Any, low: Any, scale: Any, room: Any, out: Any) -> None:
     """Set out (2, H_out, W_out, L) to what a layer of patches makes of k (2, H, W, L).
 

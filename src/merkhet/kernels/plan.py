@@ -22,6 +22,7 @@ from merkhet.kernels.layers import Flatten, Layer, Linear, Sequential
 from merkhet.kernels.pooling import GlobalAvgPool2d, Pooling
 
 RECTIFIED, EXPONENTIAL = 0, 1  # as `loops` has them
+FIVE = 5  # taps that `loops` takes at a time
 Size = tuple[int, int]
 
 
@@ -87,7 +88,7 @@ class Block:
         length = weights.shape[1]
         starts = there.int().argmax(1)
         ends = length - there.flip(1).int().argmax(1)
-        taps = int((ends - starts).max())
+        taps = min(length, -(-int((ends - starts).max()) // FIVE) * FIVE)
         starts = starts.clamp(max=length - taps)
         found = weights.gather(1, starts[:, None] + torch.arange(taps))
         return starts.numpy(), found.float().numpy()
@@ -130,16 +131,30 @@ def conv_plan(network: Layer, size: tuple[int, ...]) -> Plan | None:
     return Plan(first, blocks, Sequential(*rest))
 
 
-def dense_plan(network: Layer) -> list[Linear | Act] | None:
-    """Return the layers of a dense network, Linear and homogeneous activations in turn."""
+@dataclass(frozen=True)
+class DensePlan:
+    """A dense network of ReLUs for the compiled loops.
+
+    Attributes:
+        first: The first layer.
+        pairs: Activations, each with the layer after it.
+    """
+
+    first: Linear
+    pairs: tuple[tuple[Act, Linear], ...]
+
+
+def dense_plan(network: Layer) -> DensePlan | None:
+    """Return the plan of a dense network, None where there is none."""
     steps = [step for step in _flat(network) if not isinstance(step, Flatten)]
-    turns = all(
-        isinstance(step, Linear) if place % 2 == 0 else _act(step) is not None
-        for place, step in enumerate(steps)
-    )
-    if not steps or not turns or not _plain_numbers(steps):
+    if len(steps) < 3 or not _plain_numbers(steps):
         return None
-    return [step if isinstance(step, Linear) else _must(_act(step)) for step in steps]
+    layers, acts = steps[::2], [_act(step) for step in steps[1::2]]
+    known = [act for act in acts if act is not None and act.kind == RECTIFIED]
+    linear = [layer for layer in layers if isinstance(layer, Linear)]
+    if len(known) < len(acts) or len(linear) < len(layers) or len(acts) != len(layers) - 1:
+        return None
+    return DensePlan(linear[0], tuple(zip(known, linear[1:], strict=True)))
 
 
 _HEADS = (Flatten, GlobalAvgPool2d)
@@ -224,12 +239,6 @@ def _act(step: Layer) -> Act | None:
     if isinstance(step, Exponential):
         return Act(EXPONENTIAL, float(step.sigma))
     return None
-
-
-def _must(act: Act | None) -> Act:
-    """Return what is known to be there."""
-    assert act is not None
-    return act
 
 
 def _after(step: Conv2d, size: tuple[int, ...], stride: Size) -> Size:

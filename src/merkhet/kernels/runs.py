@@ -1,15 +1,15 @@
 """One image against a few, the lanes, through all layers with positions: calls of compiled loops.
 
-L lanes, H and W rows and columns of a map, M = W L; st is a covariance and, upon it, a tangent kernel.
-The images' norms at later activations come from `Images`; of an image with itself they are found on
-the way and kept.
+L lanes, H and W rows and columns of a map, M = W L; st is a covariance and, upon it, a tangent
+kernel. The images' norms at later activations come from `Images`; of an image with itself they are
+found on the way and kept.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,7 +31,8 @@ class Memory:
         key = (name, *shape)
         if key not in self.arrays:
             self.arrays[key] = np.zeros(shape, dtype)
-        return self.arrays[key]
+        found: Array = self.arrays[key]
+        return found
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Run(ABC):
     memory: Memory
     later: tuple[list[Array], list[Array]] | None
     norms: dict[int, Array] = field(default_factory=dict)
+    by_position: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Ready, y: Ready) -> Array:
@@ -61,7 +63,7 @@ class Run(ABC):
 
         Args:
             x: Patches (H, W, K) and norms (H, W).
-            y: Patches (H, K, M) and norms (H, M).
+            y: Patches and norms as `Images.lanes` arranges them, with `by_position`.
         """
 
     @abstractmethod
@@ -102,12 +104,14 @@ class PairRun(Run):
 
     def variances(self, st: Array) -> Array:
         """Return the variances (H, W) of an x with itself from st (2, H, W, W) at offset 0."""
-        return np.ascontiguousarray(st[0].diagonal(axis1=-2, axis2=-1))
+        found: Array = np.ascontiguousarray(st[0].diagonal(axis1=-2, axis2=-1))
+        return found
 
     def _equal(self, rows: Array) -> Array:
         """Return the means (kinds, L) over equal positions of (H, kinds, W, M)."""
         by_lane = rows.reshape(*rows.shape[:-1], -1, self.lanes).astype(np.float64)
-        return np.einsum("ikwwl->kl", by_lane) / (rows.shape[0] * rows.shape[2])
+        means: Array = np.einsum("ikwwl->kl", by_lane) / (rows.shape[0] * rows.shape[2])
+        return means
 
     def _quickly(self, block: Block, x: Ready, y: Ready) -> Array:
         """Return the pooled (H_out, H_out, kinds, W_out, M_out) after the first layer alone."""
@@ -131,9 +135,7 @@ class PairRun(Run):
         half[:] = 0
         for shift in sorted(range(1 - height, height), key=abs):  # 0 first: it gives the norms
             st = self._rows(shift, block, first, pooled)
-            loops.pool_rows(
-                shift, st, self.lanes, block.rows, block.columns, narrow, small, half
-            )
+            loops.pool_rows(shift, st, self.lanes, block.rows, block.columns, narrow, small, half)
         loops.pool_rest(half, block.rows, out)
         return out
 
@@ -191,6 +193,8 @@ class PairRun(Run):
 class PlaneRun(Run):
     """Equal positions of x and y alone: networks without pooling before the end."""
 
+    by_position = True
+
     def __call__(self, x: Ready, y: Ready) -> Array:
         """Return the kernels (kinds, L), as `Run` says."""
         (block,) = self.plan.blocks
@@ -198,7 +202,7 @@ class PlaneRun(Run):
         assert isinstance(act, Act)
         st = self.memory.take("st", 2, *x[1].shape, self.lanes)
         room = self.room(self.lanes)
-        loops.first_plane(*x, *y, self.lanes, (act.kind, act.parameter), room, st)
+        loops.first_plane(*x, *y, (act.kind, act.parameter), room[0], st)
         for place, step in enumerate(block.steps[1:]):
             if isinstance(step, Act):
                 norms = self.norms_at(step, st)
@@ -206,11 +210,13 @@ class PlaneRun(Run):
                 loops.activate_plane(st, *norms, step.kind, step.parameter, own, room)
             else:
                 st = self._patched(place, step, st)
-        return st[: self.kinds].mean((1, 2), dtype=np.float64)
+        means: Array = st[: self.kinds].mean((1, 2), dtype=np.float64)
+        return means
 
     def variances(self, st: Array) -> Array:
         """Return the variances (H, W) of an x with itself from st (2, H, W, 1)."""
-        return st[0, :, :, 0]
+        found: Array = st[0, :, :, 0]
+        return found
 
     def _patched(self, place: int, step: Patch, st: Array) -> Array:
         """Return st (2, H_out, W_out, L) of the patches of st (2, H, W, L)."""

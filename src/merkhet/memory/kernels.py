@@ -4,8 +4,8 @@ Tables are float32, or uint16 that hold the bits of bfloat16; `get` and `put` te
 a loop is compiled. Each loop goes over `range(low, high)` of whatever it is split by.
 
 All are in one file on purpose: numba keeps compiled code until the file of a function changes, and
-does not look at the files of the functions that it calls (`core.compiled` does not change). In order:
-bits, search, read, step.
+does not look at the files of the functions that it calls (`core.compiled` does not change).
+In order: bits, search, read, step.
 """
 
 from __future__ import annotations
