@@ -301,8 +301,8 @@ def patch_rows(
             for offset in range(patch[0]):
                 a = i + offset - low[0]
                 if 0 <= a < height and 0 <= a + shift < height:
-                    _add(F(1), room[kind, a].reshape(-1), to)
-    weight, bias = F(scale[0]), F(scale[1])
+                    _add(1.0, room[kind, a].reshape(-1), to)
+    weight, bias = scale
     for i in range(max(0, -shift), min(high, high - shift)):
         s, t = out[0, i].reshape(-1), out[1, i].reshape(-1)
         for m in range(s.shape[0]):
@@ -323,7 +323,7 @@ def _patch_columns(k: Any, lanes: int, width: int, low: int, out: Any) -> None:
                 at = (first + offset - low) * lanes
                 length = (last - first) * lanes
                 to = out[j, first * lanes : last * lanes]
-                _add(F(1), k[a, at : at + length], to)
+                _add(1.0, k[a, at : at + length], to)
 
 
 @vectorised

@@ -15,7 +15,7 @@ import numpy as np
 
 from merkhet.kernels import loops
 from merkhet.kernels.images import Array, with_inverses
-from merkhet.kernels.plan import Act, Block, Patch, Plan
+from merkhet.kernels.plan import RECTIFIED, Act, Block, Patch, Plan
 
 Ready = tuple[Array, Array]  # patches and norms
 
@@ -28,7 +28,7 @@ class Memory:
 
     def take(self, name: Any, *shape: int, dtype: Any = np.float32) -> Array:
         """Return an array with whatever stands in it, the same for the same name and shape."""
-        key = (name, *shape)
+        key = (name, dtype, *shape)
         if key not in self.arrays:
             self.arrays[key] = np.zeros(shape, dtype)
         found: Array = self.arrays[key]
@@ -78,6 +78,17 @@ class Run(ABC):
             self.norms[act.place] = np.sqrt(np.maximum(self.variances(st), 0)).astype(np.float64)
         own = with_inverses(self.norms[act.place])
         return own, own
+
+    @property
+    def sums(self) -> Any:
+        """The type of what is summed between activations.
+
+        Later cosines near 1 come from sums, and the slope of a ReLU has a root there: float32
+        would leave a thousandth of it. A smooth activation has none.
+        """
+        acts = [step for block in self.plan.blocks for step in block.steps]
+        kinks = any(isinstance(act, Act) and act.kind == RECTIFIED for act in acts)
+        return np.float64 if kinks else np.float32
 
     def room(self, length: int) -> Array:
         """Return the room (3, length) that activations need, float64."""
@@ -146,10 +157,10 @@ class PairRun(Run):
         after, across = len(block.rows), len(block.columns[0])
         one = (self.kinds, across, across * self.lanes)
         return (
-            self.memory.take("narrow", across, length),
-            self.memory.take("small", *one),
-            self.memory.take("half", height, after, *one),
-            self.memory.take(("out", number), after, after, *one),
+            self.memory.take("narrow", across, length, dtype=self.sums),
+            self.memory.take("small", *one, dtype=self.sums),
+            self.memory.take("half", height, after, *one, dtype=self.sums),
+            self.memory.take(("out", number), after, after, *one, dtype=self.sums),
         )
 
     def _rows(
@@ -160,7 +171,8 @@ class PairRun(Run):
         if pooled is None:
             st, steps = self._first_rows(shift, steps[0], first), steps[1:]
         else:
-            st = self.memory.take("st", 2, pooled.shape[0], *pooled.shape[3:])
+            shape = (pooled.shape[0], *pooled.shape[3:])
+            st = self.memory.take("st", 2, *shape, dtype=self.sums)
             loops.read_rows(shift, pooled, st)
         for place, step in enumerate(steps):
             if isinstance(step, Act):
@@ -183,8 +195,9 @@ class PairRun(Run):
     def _patched(self, shift: int, place: int, step: Patch, st: Array) -> Array:
         """Return st (2, H_out, W_out, M_out) of the patches of st (2, H, W, M)."""
         height, width = step.after
-        room = self.memory.take("patched", 2, st.shape[1], width, width * self.lanes)
-        out = self.memory.take(("patches", place), 2, height, width, width * self.lanes)
+        across = (width, width * self.lanes)
+        room = self.memory.take("patched", 2, st.shape[1], *across, dtype=self.sums)
+        out = self.memory.take(("patches", place), 2, height, *across, dtype=self.sums)
         scale = (step.weight, step.bias)
         loops.patch_rows(shift, st, self.lanes, step.patch, step.low, scale, room, out)
         return out
