@@ -170,7 +170,7 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]
         if size and shape is not None and size != tuple(shape):
             raise InputError(f"pictures of {size} and shape = {tuple(shape)}: they must agree")
         if size:
-            x = x.reshape(len(x), -1)
+            x = x.reshape(len(x), math.prod(size))
         if not fitting:
             return validate_data(self, x, reset=False, dtype=FLOATS)
         x, y = validate_data(self, x, y, dtype=FLOATS, **options)
