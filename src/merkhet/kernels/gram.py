@@ -186,7 +186,11 @@ def _fill(
     total = sum(_pairs(block) for block in own)
     with progress_bar("kernel", total, unit="pairs", shown=progress) as tell:
         for rows, columns in own:
-            found = computed.block(rows, columns)
+            found = computed.block(rows, columns).to(store.dtype)
+            if not found.isfinite().all():
+                raise InputError(
+                    f"the kernel does not fit in {store.dtype}: divide the inputs by their size"
+                )
             if symmetric and rows == columns:
                 assert diagonal is not None
                 found = _mirrored(found, diagonal[:, rows])

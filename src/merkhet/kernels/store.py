@@ -22,7 +22,13 @@ Shape = tuple[int, int, int]  # kinds, rows, columns
 
 
 class Store(Protocol):
-    """Takes blocks of a matrix (kinds, n, m)."""
+    """Takes blocks of a matrix (kinds, n, m).
+
+    Attributes:
+        dtype: Of the entries.
+    """
+
+    dtype: torch.dtype
 
     def has(self, block: Block) -> bool:
         """Tell whether a block is there from an earlier run."""
@@ -44,6 +50,7 @@ class InMemory:
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype = dtype
         self._matrix = torch.zeros(shape, dtype=dtype, device=device)
 
     def has(self, block: Block) -> bool:
@@ -89,6 +96,7 @@ class InFile:
         if path.suffix != ".npy":
             raise InputError(f"out is {path}: give a file that ends in .npy")
         self._list = path.with_name(f"{path.name}.blocks")
+        self.dtype = dtype
         self._kinds = shape[0]
         shown = shape if shape[0] > 1 else shape[1:]
         type_ = np.dtype(str(dtype).removeprefix("torch."))
