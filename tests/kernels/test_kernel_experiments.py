@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from merkhet.kernels import experiments, gram
-from merkhet.kernels.experiments import curves, deformations, labels, smooth, spectra, wide
+from merkhet.kernels.experiments import curves, deformations, labels, smooth, spectra, widths
 from merkhet.report import read_record
 from merkhet.report.trial import reproduce
 
@@ -69,9 +69,9 @@ def test_few_labels(
 
 
 def test_wide_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide, "WIDTHS", {"small": (32, 128)})
-    monkeypatch.setattr(wide, "SEEDS", {"small": 3})
-    monkeypatch.setattr(wide, "STEPS", 20)
+    monkeypatch.setattr(widths, "WIDTHS", {"small": (32, 128)})
+    monkeypatch.setattr(widths, "SEEDS", {"small": 3})
+    monkeypatch.setattr(widths, "STEPS", 20)
     record = ran("infinite_width", tmp_path)
     narrow, broad = (
         record.figures[f"kernel at initialisation, width {width}, relative"].value
@@ -83,10 +83,10 @@ def test_wide_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_kernel_is_that_of_the_networks_which_are_trained() -> None:
     """The mean of empirical kernels over wide networks is the kernel, within its error."""
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    exact = gram(wide.KERNEL, x, dtype=torch.float64, progress=False)
+    exact = gram(widths.KERNEL, x, dtype=torch.float64, progress=False)
     found = torch.stack(
         [
-            wide.empirical_ntk(wide.Wide(6, 300, torch.Generator().manual_seed(seed)), x)
+            widths.empirical_ntk(widths.Wide(6, 300, torch.Generator().manual_seed(seed)), x)
             for seed in range(30)
         ]
     )

@@ -17,7 +17,7 @@ from merkhet.kernels.differences import Differences
 from merkhet.kernels.distance_rules import Units, Variances, dual_and_slope
 from merkhet.kernels.inputs import as_inputs, check_alike, check_request
 from merkhet.kernels.layers import Flatten, Layer, Sequential, Sum, Weighted
-from merkhet.kernels.plain import positions, same_pairs
+from merkhet.kernels.plain import check_fit, positions
 from merkhet.kernels.pooling import Pooling
 from merkhet.kernels.state import State, against, start_same, variances
 
@@ -71,7 +71,7 @@ def distance(
     check_request(network, "ntk", dtype)
     choose("kind of distance", kind, KINDS)
     x, y = _inputs(x, y, choose("choice of pairs", pairs, PAIRS))
-    same_pairs(network, x[:1].double(), y[:1].double(), tangent=False)  # what is wrong is told
+    check_fit(network, x)  # what is wrong is told first
     if pairs == "each":
         rows = columns = torch.arange(len(x), device=x.device)
         return _chunked(network, x, y, kind, rows, columns).to(dtype)

@@ -15,6 +15,7 @@ from merkhet.core.progress import progress_bar
 from merkhet.kernels.engines import Engine, Plain, engine
 from merkhet.kernels.inputs import as_inputs, check_alike, check_request
 from merkhet.kernels.layers import Layer
+from merkhet.kernels.plain import check_fit
 from merkhet.kernels.store import InFile, InMemory, Store
 from merkhet.kernels.teams import Team, team
 
@@ -159,7 +160,7 @@ def _filled(
 ) -> Tensor:
     """Return the kernels (kinds, n, m), computed in blocks by all processes."""
     computed, processes = engine(network, x, y, kind, dtype), team()
-    Plain(network, x[:1], y[:1], kind).block(slice(1), slice(1))  # what is wrong is told first
+    check_fit(network, x)  # what is wrong is told first
     shape = (2 if kind == "both" else 1, len(x), len(y))
     blocks = list(_blocks(len(x), len(y), computed.side, symmetric=y is x))
     if out is None:

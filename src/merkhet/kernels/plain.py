@@ -20,6 +20,16 @@ def same_pairs(network: Layer, x: Tensor, y: Tensor, *, tangent: bool) -> State:
     return after_network(network, start_same(x, y, positions=positions(network), tangent=tangent))
 
 
+def check_fit(network: Layer, x: Tensor) -> None:
+    """Refuse a network that does not take inputs like x (n, ...): its rules on shapes alone.
+
+    Raises:
+        InputError: A layer cannot follow what comes before it; says why.
+    """
+    shape = torch.empty(1, *x.shape[1:], dtype=torch.float64, device="meta")
+    same_pairs(network, shape, shape, tangent=True)
+
+
 def positions(network: Layer) -> str:
     """Return which pairs of positions of pictures a network needs: "equal" or "all"."""
     return "all" if network.mixes else "equal"
