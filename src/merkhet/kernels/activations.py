@@ -85,8 +85,11 @@ class LeakyReLU(Homogeneous):
     negative_slope: Number = 0.01
 
     def __post_init__(self) -> None:
-        if not math.isfinite(float(self.negative_slope)):
-            raise InputError(f"negative_slope = {self.negative_slope}: give a finite number")
+        slope = self.negative_slope
+        if isinstance(slope, Tensor) and not slope.dim():
+            slope = float(slope.detach())
+        if not isinstance(slope, int | float) or not math.isfinite(slope):
+            raise InputError(f"negative_slope = {slope}: give a finite number or 0-d tensor")
 
     def of_cosine(self, u: Tensor) -> Tensor:
         """Return the dual of unit variances, of any shape, by their covariance."""
@@ -146,7 +149,8 @@ class Erf(Activation):
 
     def slope(self, c: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return E[s'(u) s'(v)] for covariances and variances of shapes that broadcast."""
-        return 4 / math.pi / ((1 + 2 * a) * (1 + 2 * b) - 4 * c**2).sqrt()
+        left = 1 + 2 * (a + b) + 4 * apart(a, b, c)
+        return 4 / math.pi / left.sqrt()
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +160,14 @@ class GELU(Activation):
     def dual(self, c: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return E[s(u) s(v)] for covariances and variances of shapes that broadcast."""
         both = (1 + a) * (1 + b)
+        left = 1 + a + b + apart(a, b, c)
         bend = a * b + c**2 * (1 - a / (1 + a) - b / (1 + b))
-        return c / 4 + (bend / (both - c**2).sqrt() + c * (c / both.sqrt()).asin()) / (2 * math.pi)
+        return c / 4 + (bend / left.sqrt() + c * (c / both.sqrt()).asin()) / (2 * math.pi)
 
     def slope(self, c: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return E[s'(u) s'(v)] for covariances and variances of shapes that broadcast."""
         both = (1 + a) * (1 + b)
-        squared = both - c**2
+        squared = 1 + a + b + apart(a, b, c)
         bend = c * (1 / (1 + a) + 1 / (1 + b) + 1 / squared) / squared.sqrt()
         return 1 / 4 + (bend + (c / both.sqrt()).asin()) / (2 * math.pi)
 
@@ -186,6 +191,12 @@ def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
     """Return sqrt(a b) of shapes that broadcast, with derivative 0 where it is 0."""
     there = (a > 0) & (b > 0)
     return torch.where(there, a * b, torch.ones_like(a * b)).sqrt() * there
+
+
+def apart(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return a b - c^2 of shapes that broadcast, from 0 on where rounding would be below."""
+    norm = geometric_mean(a, b)
+    return ((norm - c) * (norm + c)).clamp_min(0)
 
 
 def cosine(c: Tensor, norm: Tensor) -> Tensor:

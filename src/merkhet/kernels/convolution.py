@@ -98,7 +98,7 @@ def pair(name: str, given: Size, *, least: int = 1) -> tuple[int, int]:
     Raises:
         InputError: It is not one or two whole numbers from `least` on.
     """
-    found = (given, given) if isinstance(given, int) else tuple(given)
+    found = tuple(given) if isinstance(given, tuple | list) else (given, given)
     if len(found) != 2 or not all(isinstance(one, int) and one >= least for one in found):
         raise InputError(f"{name} = {given}: give a whole number from {least} on, or two of them")
     return found[0], found[1]

@@ -15,7 +15,7 @@ from torch import Tensor
 from merkhet.core.threads import in_parallel
 from merkhet.kernels.images import Array, Images, patches_of
 from merkhet.kernels.plain import after_network, kinds_of
-from merkhet.kernels.plan import Act, Plan
+from merkhet.kernels.plan import Plan
 from merkhet.kernels.runs import Memory, PairRun, PlaneRun, Run
 from merkhet.kernels.state import State
 
@@ -111,14 +111,8 @@ class Convolutional:
     def _after(self, st: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
         """Return the kinds of kernel asked for after the layers that take vectors."""
         tangent = None if self._kind == "nngp" else st[1]
-        centred = not isinstance(self._last, Act)
-        state = State(st[0], of_x, of_y, tangent, axes=0, centred=centred)
+        state = State(st[0], of_x, of_y, tangent, axes=0, centred=self._plan.centred)
         return kinds_of(after_network(self._plan.rest, state), self._kind)
-
-    @property
-    def _last(self) -> object:
-        """The last step with positions."""
-        return [step for block in self._plan.blocks for step in block.steps][-1]
 
 
 def _shares(count: int) -> list[tuple[int, int]]:

@@ -45,10 +45,10 @@ class Images:
         if by_position:
             turned = patches.transpose(1, 2, 3, 0)
             shape = (*turned.shape[:2], high - low)
-            return np.ascontiguousarray(turned), norms.reshape(shape).astype(np.float32)
+            return np.ascontiguousarray(turned), norms.reshape(shape)
         turned = patches.transpose(1, 3, 2, 0)
         flat = turned.reshape(*turned.shape[:2], -1)
-        return np.ascontiguousarray(flat), norms.astype(np.float32)
+        return np.ascontiguousarray(flat), norms
 
     def one_later(self, place: int) -> list[Array]:
         """Return for each later activation (2, H, W): the norms of an image and their inverses."""

@@ -253,6 +253,8 @@ def check_number(name: str, value: Number, *, positive: bool = False) -> None:
     """
     if isinstance(value, Tensor) and value.dim():
         raise InputError(f"{name} has shape {tuple(value.shape)}: give a number or a 0-d tensor")
+    if not isinstance(value, int | float | Tensor):
+        raise InputError(f"{name} is {type(value).__name__}: give a number or a 0-d tensor")
     number = float(value.detach()) if isinstance(value, Tensor) else float(value)
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
         raise InputError(f"{name} = {number:g}: give a number {'above' if positive else 'from'} 0")

@@ -18,12 +18,15 @@ from torch import Tensor
 
 from merkhet.kernels.activations import Exponential, LeakyReLU, ReLU
 from merkhet.kernels.convolution import Conv2d, pair
-from merkhet.kernels.layers import Flatten, Layer, Linear, Sequential
+from merkhet.kernels.layers import Flatten, Layer, Linear, Number, Sequential
 from merkhet.kernels.pooling import GlobalAvgPool2d, Pooling
 
 RECTIFIED, EXPONENTIAL = 0, 1  # as `loops` has them
 FIVE = 5  # taps that `loops` takes at a time
 Size = tuple[int, int]
+Array = np.ndarray[Any, Any]
+# Weights of rows (H_out, H); of columns: where windows start (W_out,), weights (W_out, taps).
+Windows = tuple[Array, tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,21 @@ class Block:
     pool: tuple[Tensor, Tensor] | None
 
     @cached_property
-    def rows(self) -> np.ndarray[Any, Any]:
-        """The pooling's weights of rows (H_out, H), float32."""
+    def windows(self) -> dict[Any, Windows]:
+        """The pooling in float64 and in float32, as `loops` takes it."""
         assert self.pool is not None
-        return self.pool[0].float().numpy()
-
-    @cached_property
-    def columns(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Where the pooling's windows of columns start (W_out,), and weights (W_out, taps)."""
-        assert self.pool is not None
-        weights = self.pool[1]
+        rows, weights = self.pool
         there = weights != 0
         length = weights.shape[1]
         starts = there.int().argmax(1)
         ends = length - there.flip(1).int().argmax(1)
         taps = min(length, -(-int((ends - starts).max()) // FIVE) * FIVE)
         starts = starts.clamp(max=length - taps)
-        found = weights.gather(1, starts[:, None] + torch.arange(taps))
-        return starts.numpy(), found.float().numpy()
+        columns = weights.gather(1, starts[:, None] + torch.arange(taps))
+        return {
+            kind: (rows.numpy().astype(kind), (starts.numpy(), columns.numpy().astype(kind)))
+            for kind in (np.float64, np.float32)
+        }
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,15 @@ class Plan:
         first: The first layer; its patches are multiplied out.
         blocks: What follows it, beginning with an activation.
         rest: The layers after positions are gone.
+        centred: Whether the units are Gaussian where positions are gone.
+        kinks: Whether any activation, of the rest too, is a ReLU.
     """
 
     first: Conv2d
     blocks: tuple[Block, ...]
     rest: Sequential
+    centred: bool
+    kinks: bool
 
 
 def conv_plan(network: Layer, size: tuple[int, ...]) -> Plan | None:
@@ -128,7 +132,9 @@ def conv_plan(network: Layer, size: tuple[int, ...]) -> Plan | None:
     blocks = maker.blocks()
     if not network.mixes and any(block.pool is not None for block in blocks):
         return None  # strides alone: the plain form has equal positions only, and is quicker
-    return Plan(first, blocks, Sequential(*rest))
+    centred = Sequential(*steps[: heads[0]]).fresh(False)
+    kinks = any(isinstance(step, LeakyReLU | ReLU) for step in steps)
+    return Plan(first, blocks, Sequential(*rest), centred, kinks)
 
 
 @dataclass(frozen=True)
@@ -235,10 +241,15 @@ def _act(step: Layer) -> Act | None:
     if isinstance(step, ReLU):
         return Act(RECTIFIED, 0.0)
     if isinstance(step, LeakyReLU):
-        return Act(RECTIFIED, float(step.negative_slope))
+        return Act(RECTIFIED, _number(step.negative_slope))
     if isinstance(step, Exponential):
         return Act(EXPONENTIAL, float(step.sigma))
     return None
+
+
+def _number(value: Number) -> float:
+    """Return a hyper-parameter as a number."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 def _after(step: Conv2d, size: tuple[int, ...], stride: Size) -> Size:

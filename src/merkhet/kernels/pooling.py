@@ -80,7 +80,8 @@ class GaussianPool2d(Pooling):
     factor: int
 
     def __post_init__(self) -> None:
-        pair("factor", self.factor)
+        if not isinstance(self.factor, int) or self.factor < 1:
+            raise InputError(f"factor = {self.factor}: give a whole number from 1 on")
 
     def weights(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return the weights over rows and columns, each (positions after, before), float64."""

@@ -1,8 +1,8 @@
 """One image against a few, the lanes, through all layers with positions: calls of compiled loops.
 
-L lanes, H and W rows and columns of a map, M = W L; st is a covariance and, upon it, a tangent
-kernel. The images' norms at later activations come from `Images`; of an image with itself they are
-found on the way and kept.
+L lanes, H and W rows and columns of a map, M = W L; s is a covariance, t a tangent kernel, st both.
+The images' norms at later activations come from `Images`; of an image with itself they are found on
+the way and kept.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 
 from merkhet.kernels import loops
 from merkhet.kernels.images import Array, with_inverses
-from merkhet.kernels.plan import RECTIFIED, Act, Block, Patch, Plan
+from merkhet.kernels.plan import Act, Block, Patch, Plan
 
 Ready = tuple[Array, Array]  # patches and norms
+Pair = tuple[Array, Array]  # a covariance and a tangent kernel
 
 
 @dataclass
@@ -67,32 +68,46 @@ class Run(ABC):
         """
 
     @abstractmethod
-    def variances(self, st: Array) -> Array:
+    def variances(self, s: Array) -> Array:
         """Return the variances (H, W) of an x with itself."""
 
-    def norms_at(self, act: Act, st: Array) -> tuple[Array, Array]:
+    def norms_at(self, act: Act, s: Array) -> tuple[Array, Array]:
         """Return the norms at a later activation, of x and of the y."""
         if self.later is not None:
             return self.later[0][act.place], self.later[1][act.place]
         if act.place not in self.norms:
-            self.norms[act.place] = np.sqrt(np.maximum(self.variances(st), 0)).astype(np.float64)
+            self.norms[act.place] = np.sqrt(np.maximum(self.variances(s), 0)).astype(np.float64)
         own = with_inverses(self.norms[act.place])
         return own, own
 
     @property
-    def sums(self) -> Any:
-        """The type of what is summed between activations.
+    def exact(self) -> Any:
+        """The type of covariances; tangent kernels are float32.
 
-        Later cosines near 1 come from sums, and the slope of a ReLU has a root there: float32
+        Later cosines near 1 come from them, and the slope of a ReLU has a root there: float32
         would leave a thousandth of it. A smooth activation has none.
         """
-        acts = [step for block in self.plan.blocks for step in block.steps]
-        kinks = any(isinstance(act, Act) and act.kind == RECTIFIED for act in acts)
-        return np.float64 if kinks else np.float32
+        return np.float64 if self.plan.kinks else np.float32
 
-    def room(self, length: int) -> Array:
-        """Return the room (3, length) that activations need, float64."""
-        return self.memory.take("room", 3, length, dtype=np.float64)
+    @property
+    def types(self) -> tuple[Any, Any]:
+        """The types of covariances and of tangent kernels."""
+        return self.exact, np.float32
+
+    def both(self, name: Any, *shape: int) -> Pair:
+        """Return room for a covariance and a tangent kernel."""
+        first, second = self.types
+        take = self.memory.take
+        return take((name, "s"), *shape, dtype=first), take((name, "t"), *shape, dtype=second)
+
+    def room(self, length: int) -> tuple[Array, Array, Array]:
+        """Return the room that activations need: cosines, dual and slope (length,)."""
+        take, exact = self.memory.take, self.exact
+        return (
+            take("u", length, dtype=np.float64),
+            take("dual", length, dtype=exact),
+            take("slope", length, dtype=exact),
+        )
 
 
 class PairRun(Run):
@@ -100,106 +115,115 @@ class PairRun(Run):
 
     def __call__(self, x: Ready, y: Ready) -> Array:
         """Return the kernels (kinds, L), as `Run` says."""
-        pooled: Array | None = None
+        pooled: Pair | None = None
         for number, block in enumerate(self.plan.blocks):
             if block.pool is None:
                 assert pooled is not None
-                st = self._rows(0, block, (x, y), pooled)[: self.kinds]
-                return self._equal(st.swapaxes(0, 1))
+                return self._equal(*self._rows(0, block, (x, y), pooled))
             if pooled is None and len(block.steps) == 1:
                 pooled = self._quickly(block, x, y)
             else:
                 pooled = self._block(number, block, (x, y), pooled)
         assert pooled is not None
-        return self._equal(np.stack([pooled[i, i] for i in range(len(pooled))]))
+        diagonals = [np.stack([k[i, i] for i in range(len(k))]) for k in pooled[: self.kinds]]
+        return self._equal(*diagonals)
 
-    def variances(self, st: Array) -> Array:
-        """Return the variances (H, W) of an x with itself from st (2, H, W, W) at offset 0."""
-        found: Array = np.ascontiguousarray(st[0].diagonal(axis1=-2, axis2=-1))
+    def variances(self, s: Array) -> Array:
+        """Return the variances (H, W) of an x with itself from s (H, W, W) at offset 0."""
+        found: Array = np.ascontiguousarray(s.diagonal(axis1=-2, axis2=-1))
         return found
 
-    def _equal(self, rows: Array) -> Array:
-        """Return the means (kinds, L) over equal positions of (H, kinds, W, M)."""
-        by_lane = rows.reshape(*rows.shape[:-1], -1, self.lanes).astype(np.float64)
-        means: Array = np.einsum("ikwwl->kl", by_lane) / (rows.shape[0] * rows.shape[2])
-        return means
+    def _equal(self, *given: Array) -> Array:
+        """Return the means (kinds, L) over equal positions of (H, W, M) each."""
+        means = []
+        for k in given[: self.kinds]:
+            by_lane = k.reshape(*k.shape[:-1], -1, self.lanes).astype(np.float64)
+            means.append(np.einsum("iwwl->l", by_lane) / (k.shape[0] * k.shape[1]))
+        return np.stack(means)
 
-    def _quickly(self, block: Block, x: Ready, y: Ready) -> Array:
-        """Return the pooled (H_out, H_out, kinds, W_out, M_out) after the first layer alone."""
+    def _quickly(self, block: Block, x: Ready, y: Ready) -> Pair:
+        """Return the pooled (H_out, H_out, W_out, M_out) after the first layer alone."""
         act = block.steps[0]
         assert isinstance(act, Act)
         width, length = x[0].shape[1], y[1].shape[1]
-        st = self.memory.take("st", 2, 1, width, length)
-        narrow, small, half, out = self._pooling_room(0, block, 1, length)
-        room = (self.room(length), st, narrow, small, half, out)
-        chosen = (act.kind, act.parameter)
-        loops.first_block(*x, *y, self.lanes, chosen, block.rows, block.columns, room)
-        return out
+        st, (rooms, outs) = self.both("st", 1, width, length), self._pooling(0, block, 1, length)
+        pools = tuple(block.windows[kind] for kind in self.types)
+        chosen, u = (act.kind, act.parameter), self.room(length)[0]
+        loops.first_block(x, y, self.lanes, chosen, pools, u, st, rooms, outs)
+        return outs
 
     def _block(
-        self, number: int, block: Block, first: tuple[Ready, Ready], pooled: Array | None
-    ) -> Array:
-        """Return the pooled (H_out, H_out, kinds, W_out, M_out) after a block."""
-        height, width = block.rows.shape[1], block.pool[1].shape[1]  # type: ignore[index]
-        room = self._pooling_room(number, block, height, width * self.lanes)
-        narrow, small, half, out = room
-        half[:] = 0
+        self, number: int, block: Block, first: tuple[Ready, Ready], pooled: Pair | None
+    ) -> Pair:
+        """Return the pooled (H_out, H_out, W_out, M_out) after a block."""
+        height, width = (weights.shape[1] for weights in block.pool or ())
+        rooms, outs = self._pooling(number, block, height, width * self.lanes)
+        kinds = range(self.kinds)
+        for kind in kinds:
+            rooms[kind][2][:] = 0
         for shift in sorted(range(1 - height, height), key=abs):  # 0 first: it gives the norms
             st = self._rows(shift, block, first, pooled)
-            loops.pool_rows(shift, st, self.lanes, block.rows, block.columns, narrow, small, half)
-        loops.pool_rest(half, block.rows, out)
-        return out
+            for kind in kinds:
+                windows = block.windows[self.types[kind]]
+                loops.pool_rows(shift, st[kind], self.lanes, *windows, rooms[kind])
+        for kind in kinds:
+            loops.pool_rest(rooms[kind][2], block.windows[self.types[kind]][0], outs[kind])
+        return outs
 
-    def _pooling_room(
+    def _pooling(
         self, number: int, block: Block, height: int, length: int
-    ) -> tuple[Array, Array, Array, Array]:
-        """Return what pooling needs: narrow, small, half and out, as `loops` has them."""
-        after, across = len(block.rows), len(block.columns[0])
-        one = (self.kinds, across, across * self.lanes)
-        return (
-            self.memory.take("narrow", across, length, dtype=self.sums),
-            self.memory.take("small", *one, dtype=self.sums),
-            self.memory.take("half", height, after, *one, dtype=self.sums),
-            self.memory.take(("out", number), after, after, *one, dtype=self.sums),
-        )
+    ) -> tuple[tuple[Any, Any], Pair]:
+        """Return what pooling needs, as `loops` has it: narrow, small and half, and out.
+
+        Where no tangent kernel is wanted its out has no rows.
+        """
+        after, (starts, _) = len(block.windows[np.float32][0]), block.windows[np.float32][1]
+        one = (len(starts), len(starts) * self.lanes)
+        narrow, small = self.both("narrow", len(starts), length), self.both("small", *one)
+        half = self.both("half", height, after, *one)
+        s, t = self.both(("out", number), after, after, *one)
+        rooms = tuple(zip(narrow, small, half, strict=True))
+        return (rooms[0], rooms[1]), (s, t if self.kinds == 2 else t[:0])
 
     def _rows(
-        self, shift: int, block: Block, first: tuple[Ready, Ready], pooled: Array | None
-    ) -> Array:
-        """Return st (2, H, W, M) at the end of a block; its rows (i, i + shift) are right."""
+        self, shift: int, block: Block, first: tuple[Ready, Ready], pooled: Pair | None
+    ) -> Pair:
+        """Return st (H, W, M) each at the end of a block; rows (i, i + shift) are right."""
         steps = block.steps
         if pooled is None:
             st, steps = self._first_rows(shift, steps[0], first), steps[1:]
         else:
-            shape = (pooled.shape[0], *pooled.shape[3:])
-            st = self.memory.take("st", 2, *shape, dtype=self.sums)
-            loops.read_rows(shift, pooled, st)
+            height, _, *rest = pooled[0].shape
+            st = self.both("st", height, *rest)
+            for kind in range(self.kinds):
+                loops.read_rows(shift, pooled[kind], st[kind])
         for place, step in enumerate(steps):
             if isinstance(step, Act):
-                x, y = self.norms_at(step, st)
-                own, room = self.later is None, self.room(st.shape[-1])
-                loops.activate_rows(shift, st, x, y, step.kind, step.parameter, own, room)
+                x, y = self.norms_at(step, st[0])
+                own, room = self.later is None, self.room(st[0].shape[-1])
+                loops.activate_rows(shift, st, x, y, (step.kind, step.parameter), own, room)
             else:
                 st = self._patched(shift, place, step, st)
         return st
 
-    def _first_rows(self, shift: int, act: Any, first: tuple[Ready, Ready]) -> Array:
-        """Return st (2, H, W, M) after the first activation."""
+    def _first_rows(self, shift: int, act: Any, first: tuple[Ready, Ready]) -> Pair:
+        """Return st (H, W, M) each after the first activation."""
         x, y = first
         length = y[1].shape[1]
-        st = self.memory.take("st", 2, *x[1].shape, length)
-        chosen = (act.kind, act.parameter)
-        loops.first_rows(shift, *x, *y, chosen, self.room(length), st)
+        st = self.both("st", *x[1].shape, length)
+        loops.first_rows(shift, x, y, (act.kind, act.parameter), self.room(length)[0], st)
         return st
 
-    def _patched(self, shift: int, place: int, step: Patch, st: Array) -> Array:
-        """Return st (2, H_out, W_out, M_out) of the patches of st (2, H, W, M)."""
+    def _patched(self, shift: int, place: int, step: Patch, st: Pair) -> Pair:
+        """Return st (H_out, W_out, M_out) each of the patches of st (H, W, M)."""
         height, width = step.after
         across = (width, width * self.lanes)
-        room = self.memory.take("patched", 2, st.shape[1], *across, dtype=self.sums)
-        out = self.memory.take(("patches", place), 2, height, *across, dtype=self.sums)
-        scale = (step.weight, step.bias)
-        loops.patch_rows(shift, st, self.lanes, step.patch, step.low, scale, room, out)
+        room = self.both("patched", len(st[0]), *across)
+        out = self.both(("patches", place), height, *across)
+        for k, beside, to in zip(st, room, out, strict=True):
+            loops.patch_rows(shift, k, self.lanes, step.patch, step.low, beside, to)
+        for i in range(max(0, -shift), min(height, height - shift)):
+            loops.weigh(step.weight, step.bias, out[0][i], out[1][i])
         return out
 
 
@@ -213,29 +237,27 @@ class PlaneRun(Run):
         (block,) = self.plan.blocks
         act = block.steps[0]
         assert isinstance(act, Act)
-        st = self.memory.take("st", 2, *x[1].shape, self.lanes)
-        room = self.room(self.lanes)
-        loops.first_plane(*x, *y, (act.kind, act.parameter), room[0], st)
+        st, room = self.both("st", *x[1].shape, self.lanes), self.room(self.lanes)
+        loops.first_plane(x, y, (act.kind, act.parameter), room[0], st)
         for place, step in enumerate(block.steps[1:]):
             if isinstance(step, Act):
-                norms = self.norms_at(step, st)
-                own = self.later is None
-                loops.activate_plane(st, *norms, step.kind, step.parameter, own, room)
+                norms, own = self.norms_at(step, st[0]), self.later is None
+                loops.activate_plane(st, *norms, (step.kind, step.parameter), own, room)
             else:
                 st = self._patched(place, step, st)
-        means: Array = st[: self.kinds].mean((1, 2), dtype=np.float64)
-        return means
+        return np.stack([k.mean((0, 1), dtype=np.float64) for k in st[: self.kinds]])
 
-    def variances(self, st: Array) -> Array:
-        """Return the variances (H, W) of an x with itself from st (2, H, W, 1)."""
-        found: Array = st[0, :, :, 0]
+    def variances(self, s: Array) -> Array:
+        """Return the variances (H, W) of an x with itself from s (H, W, 1)."""
+        found: Array = s[:, :, 0]
         return found
 
-    def _patched(self, place: int, step: Patch, st: Array) -> Array:
-        """Return st (2, H_out, W_out, L) of the patches of st (2, H, W, L)."""
+    def _patched(self, place: int, step: Patch, st: Pair) -> Pair:
+        """Return st (H_out, W_out, L) each of the patches of st (H, W, L)."""
         height, width = step.after
-        room = self.memory.take("patched", 2, st.shape[1], width, self.lanes)
-        out = self.memory.take(("patches", place), 2, height, width, self.lanes)
-        scale = (step.weight, step.bias)
-        loops.patch_plane(st, step.patch, step.low, scale, room, out)
+        room = self.both("patched", len(st[0]), width, self.lanes)
+        out = self.both(("patches", place), height, width, self.lanes)
+        for k, beside, to in zip(st, room, out, strict=True):
+            loops.patch_plane(k, step.patch, step.low, beside, to)
+        loops.weigh(step.weight, step.bias, *out)
         return out

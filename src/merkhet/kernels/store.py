@@ -138,9 +138,8 @@ def _prepare(
     line = json.dumps(header)
     if not path.exists():
         refuse_full_disk(str(path), int(np.prod(shape)) * dtype.itemsize, path.parent)
-        listed.unlink(missing_ok=True)
+        write_text(listed, line + "\n")  # first: a file without its list could not go on
         np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
-        write_text(listed, line + "\n")
         return
     there = _mapped(path)
     if there.shape != shape or there.dtype != dtype:
@@ -179,5 +178,6 @@ def _fingerprint(network: Layer, kind: str, x: Tensor, y: Tensor) -> str:
     digest.update(repr([float(number) for number in network.numbers()]).encode())
     for inputs in (x, y):
         digest.update(str(tuple(inputs.shape)).encode())
-        digest.update(inputs.detach().cpu().contiguous().numpy().tobytes())
+        whole = inputs.detach().cpu().contiguous()
+        digest.update(whole.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return digest.hexdigest()

@@ -32,7 +32,7 @@ from merkhet.training import Optimisation, TrainingConfig, accuracy, fit
 
 # Labelled pictures to draw from, pictures to test on, numbers of labels, seeds.
 PLANS: dict[str, dict[str, Any]] = {
-    "small": {"pool": 1200, "test": 800, "labels": (100, 300, 1000), "seeds": 5, "networks": 3},
+    "small": {"pool": 1200, "test": 500, "labels": (100, 300, 1000), "seeds": 5, "networks": 3},
     "full": {
         "pool": 10000,
         "test": 10000,
@@ -130,19 +130,22 @@ def _accuracy(
     else:
         name, kind = KERNELS[method]
         own, cross = kernels[name]
-        pairs = [(own[kind][drawn][:, drawn].double(), cross[kind][:, drawn].double())]
+        pairs = [(own[kind][drawn][:, drawn], cross[kind][:, drawn])]
     tried = [_ridge(one, other, targets) for one, other in pairs]
     scores = min(tried, key=lambda one: one[0])[1]
     return 100 * float((scores.argmax(1) == test[1]).double().mean())
 
 
 def _ridge(own: Tensor, cross: Tensor, targets: Tensor) -> tuple[float, Tensor]:
-    """Return the least leave-one-out error over ridges, and the scores (m, k) with that ridge."""
+    """Return the least leave-one-out error over ridges, and the scores (m, k) with that ridge.
+
+    `decompose` is given the kernel's own type, which says how exact it is.
+    """
     basis = decompose(own)
     path = leave_one_out(basis, targets, default_ridges(basis))
     ridge = float(path.ridges[path.best])
-    shift = own + ridge * torch.eye(len(own), dtype=own.dtype)
-    return float(path.errors[path.best]), cross @ torch.linalg.solve(shift, targets)
+    shift = own.double() + ridge * torch.eye(len(own), dtype=torch.float64)
+    return float(path.errors[path.best]), cross.double() @ torch.linalg.solve(shift, targets)
 
 
 def _gaussian(x: Tensor, other: Tensor) -> list[tuple[Tensor, Tensor]]:
