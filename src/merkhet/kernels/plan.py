@@ -16,12 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merkhet.kernels.activations import Exponential, LeakyReLU, ReLU
+from merkhet.kernels.activations import (
+    GELU,
+    Activation,
+    Erf,
+    Exponential,
+    LeakyReLU,
+    ReLU,
+    Sine,
+)
 from merkhet.kernels.convolution import Conv2d, pair
 from merkhet.kernels.layers import Flatten, Layer, Linear, Number, Sequential
 from merkhet.kernels.pooling import GlobalAvgPool2d, Pooling
 
 RECTIFIED, EXPONENTIAL = 0, 1  # as `loops` has them
+SMOOTH = (Erf, Exponential, GELU, Sine)
 FIVE = 5  # taps that `loops` takes at a time
 Size = tuple[int, int]
 Array = np.ndarray[Any, Any]
@@ -103,7 +112,7 @@ class Plan:
         blocks: What follows it, beginning with an activation.
         rest: The layers after positions are gone.
         centred: Whether the units are Gaussian where positions are gone.
-        kinks: Whether any activation, of the rest too, is a ReLU.
+        kinks: Whether any activation, of the rest too, may have a kink as ReLU has.
     """
 
     first: Conv2d
@@ -133,7 +142,8 @@ def conv_plan(network: Layer, size: tuple[int, ...]) -> Plan | None:
     if not network.mixes and any(block.pool is not None for block in blocks):
         return None  # strides alone: the plain form has equal positions only, and is quicker
     centred = Sequential(*steps[: heads[0]]).fresh(False)
-    kinks = any(isinstance(step, LeakyReLU | ReLU) for step in steps)
+    acts = [layer for layer in network.layers() if isinstance(layer, Activation)]
+    kinks = any(not isinstance(act, SMOOTH) for act in acts)
     return Plan(first, blocks, Sequential(*rest), centred, kinks)
 
 
