@@ -31,9 +31,10 @@ from merkhet.kernels import (
     Sine,
     commands,
     gram,
+    words,
 )
-from merkhet.kernels.commands import parse_network
 from merkhet.kernels.sphere import arc_cosine_eigenvalues
+from merkhet.kernels.words import parse_network
 
 DENSE = "flatten linear:bias=0.5 relu linear"
 
@@ -90,7 +91,7 @@ def undivided(tmp_path: Path) -> str:
                 Flatten(),
             ),
         ),
-        (commands.PICTURES, parse_network(commands.PICTURES).steps),
+        (words.PICTURES, parse_network(words.PICTURES).steps),
     ],
 )
 def test_words_are_layers(text: str, layers: tuple[Layer, ...]) -> None:
@@ -98,7 +99,7 @@ def test_words_are_layers(text: str, layers: tuple[Layer, ...]) -> None:
 
 
 def test_every_word_is_in_the_help_and_stands_for_a_layer() -> None:
-    for word, (_, argument, _) in commands.LAYERS.items():
+    for word, (_, argument, _) in words.LAYERS.items():
         assert word in commands.WORDS
         assert parse_network(f"{word}{2 if argument else ''}").steps
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,27 +19,6 @@ if TYPE_CHECKING:
     from merkhet.kernels import Layer
     from merkhet.kernels.spectrum import Spectrum
 
-PICTURES = "conv3 relu gauss2 conv3 relu gauss5 flatten linear"
-DENSE = "linear relu linear"
-# Word: class, the argument that its number is, the settings that may follow.
-LAYERS = {
-    "avg": ("AvgPool2d", "kernel_size", ("stride",)),
-    "conv": ("Conv2d", "kernel_size", ("bias", "padding", "std", "stride")),
-    "erf": ("Erf", "", ()),
-    "exp": ("Exponential", "sigma", ()),
-    "flatten": ("Flatten", "", ()),
-    "gauss": ("GaussianPool2d", "factor", ()),
-    "gelu": ("GELU", "", ()),
-    "leaky": ("LeakyReLU", "negative_slope", ()),
-    "linear": ("Linear", "", ("bias", "std")),
-    "mean": ("GlobalAvgPool2d", "", ()),
-    "relu": ("ReLU", "", ()),
-    "sine": ("Sine", "", ()),
-}
-WHOLE = ("kernel_size", "factor")  # numbers that are whole and must be given
-ARGUMENTS = {"bias": "bias_std", "std": "weight_std"}
-TOKEN = re.compile(r"residual\(|[()]|[^\s()]+")
-WORD = re.compile(r"([a-z]+)(\d+(?:\.\d+)?)?(?::(.*))?")
 WORDS = (
     "Layers: conv3 linear flatten mean (over positions) relu leaky0.1 exp0.6 erf gelu sine avg2 "
     "gauss2 residual(relu conv3); with settings, conv5:stride=2,padding=valid linear:std=1,bias=0.1"
@@ -78,6 +54,8 @@ def classify(
 
     Example: merkhet kernels classify --data digits --labels 100 --test 100 --compare
     """
+    from merkhet.kernels.words import PICTURES
+
     choose("--kind", kind, ("nngp", "ntk"))
     _check_suffix(out, ".json")
     train, held_out = _labelled(data, labels, test, seed)
@@ -115,6 +93,7 @@ def gram(
     import torch
 
     from merkhet import kernels
+    from merkhet.kernels.words import PICTURES
 
     choose("--kind", kind, ("both", "nngp", "ntk"))
     choose("--dtype", dtype, ("float32", "float64"))
@@ -151,6 +130,7 @@ def spectrum(
     import torch
 
     from merkhet import kernels
+    from merkhet.kernels.words import DENSE
 
     choose("--kind", kind, ("both", "nngp", "ntk"))
     _check_suffix(out, ".png", ".json")
@@ -167,84 +147,12 @@ def spectrum(
 VERBS = (classify, gram, spectrum)
 
 
-def parse_network(text: str) -> Layer:
-    """Return the network that is written in words, as in "conv3 relu avg2 flatten linear".
-
-    Args:
-        text: Words of `LAYERS` with spaces between them; `residual(...)` adds its input.
-
-    Raises:
-        InputError: Names the word, and what words there are.
-    """
-    from merkhet.kernels import Residual, Sequential
-
-    inside: list[list[Layer]] = [[]]
-    for token in TOKEN.findall(text):
-        with _told_of(f"--network {text if token == ')' else token!r}"):
-            if token == "residual(":
-                inside.append([])
-            elif token == ")" and len(inside) > 1:
-                body = Sequential(*inside.pop())
-                inside[-1].append(Residual(body))
-            else:
-                inside[-1].append(_layer(token))
-    if len(inside) > 1:
-        raise InputError(f"--network {text!r}: residual( lacks its )")
-    if not inside[0]:
-        raise InputError(f"--network is empty: give layers, as in {PICTURES!r}")
-    return Sequential(*inside[0])
-
-
-def _layer(word: str) -> Layer:
-    """Return the layer that a word stands for."""
-    from merkhet import kernels
-
-    match = WORD.fullmatch(word)
-    name, number, settings = match.groups() if match else (word, None, None)
-    choose("word", name, (*LAYERS, "residual("))
-    class_name, argument, allowed = LAYERS[name]
-    given: dict[str, Any] = {}
-    if argument in WHOLE and not (number or "").isdigit():
-        raise InputError(f"give it a whole number, as in {name}3")
-    if number and not argument:
-        raise InputError(f"it takes no number: write {name}")
-    if number:
-        given[argument] = int(number) if argument in WHOLE else float(number)
-    for setting in settings.split(",") if settings is not None else ():
-        given.update(_setting(name, allowed, setting))
-    made: Layer = getattr(kernels, class_name)(**given)
-    return made
-
-
-def _setting(name: str, allowed: tuple[str, ...], setting: str) -> dict[str, Any]:
-    """Return the argument that a setting such as bias=0.1 is."""
-    if not allowed:
-        raise InputError(f"it takes no settings: write {name}")
-    key, _, value = setting.partition("=")
-    choose("setting", key, allowed)
-    if key == "padding" and not value.isdigit():
-        return {key: value}
-    try:
-        number = float(value) if key in ARGUMENTS else int(value)
-    except ValueError as error:
-        raise InputError(f"give a number, as in {key}=1") from error
-    return {ARGUMENTS.get(key, key): number}
-
-
-@contextmanager
-def _told_of(what: str) -> Iterator[None]:
-    """Put what the user wrote before the errors that it makes."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-
-
 def _layers(
     default: str, network: str | None, module: str | None, initialiser: str | None, example: Tensor
 ) -> tuple[Layer, str]:
     """Return the network of the options, which takes an example (1, ...), and what to call it."""
     from merkhet import kernels
+    from merkhet.kernels.words import parse_network, told_of
     from merkhet.models import find_target
 
     if module is None:
@@ -261,9 +169,9 @@ def _layers(
     else:
         name, option = module, f"--module {module}"
         target = find_target(module)
-        with _told_of(option):
+        with told_of(option):
             found = kernels.from_module(target.module, example, initialiser=initialiser)
-    with _told_of(option):
+    with told_of(option):
         kernels.diagonal(found, example)
     return found, name
 
