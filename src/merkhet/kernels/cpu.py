@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from merkhet.core.threads import in_parallel
-from merkhet.kernels.images import Array, Images, patches_of
+from merkhet.kernels.images import Array, Images, patches_of, with_inverses
 from merkhet.kernels.plain import after_network, kinds_of
 from merkhet.kernels.plan import Plan
 from merkhet.kernels.runs import Memory, PairRun, PlaneRun, Run
 from merkhet.kernels.state import State
+from merkhet.kernels.variances import equal_positions
 
 LANES = 8  # images y at once, where all pairs of positions are computed
 PLANE_LANES = 32  # where only equal ones are
@@ -74,20 +75,25 @@ class Convolutional:
 
     def _with_own(self, patches: Array, norms: Array) -> Images:
         """Return images with the norms at their later activations, and kernels with themselves."""
+        if self._run is PlaneRun:
+            own, later_norms = equal_positions(self._plan, norms)
+            return Images(patches, norms, tuple(map(with_inverses, later_norms)), own)
         count = len(norms)
         own, later = np.empty((2, count)), [dict[int, Array]() for _ in range(count)]
-        only = Images(patches, norms)
+        only, exact = Images(patches, norms), self._plan.exact
 
         def measure(low: int, high: int) -> None:
             memory = Memory()
             for place in range(low, high):
                 run = self._run(self._plan, 2, 1, memory, None)
-                own[:, place] = run(only.one(place), self._lanes_of(only, place, place + 1))[:, 0]
+                own[:, place] = run(only.one(place, exact), self._lanes_of(only, place, place + 1))[
+                    :, 0
+                ]
                 later[place] = run.norms
 
         in_parallel(measure, _shares(count))
         places = sorted(later[0])
-        kept = tuple(np.stack([found[place] for found in later]) for place in places)
+        kept = tuple(with_inverses(np.stack([found[place] for found in later])) for place in places)
         return Images(patches, norms, kept, own)
 
     def _fill(
@@ -102,11 +108,12 @@ class Convolutional:
                 side_by_side = self._lanes_of(y, first, last), y.lanes_later(first, last)
             later = x.one_later(place), side_by_side[1]
             run = self._run(self._plan, kinds, last - first, memory, later)
-            found[:kinds, place, first:last] = run(x.one(place), side_by_side[0])
+            found[:kinds, place, first:last] = run(x.one(place, self._plan.exact), side_by_side[0])
 
     def _lanes_of(self, images: Images, first: int, last: int) -> tuple[Array, Array]:
         """Return the patches and norms of some images side by side."""
-        return images.lanes(first, last, by_position=self._run.by_position)
+        by_position = self._run is PlaneRun
+        return images.lanes(first, last, self._plan.exact, by_position=by_position)
 
     def _after(self, st: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
         """Return the kinds of kernel asked for after the layers that take vectors."""

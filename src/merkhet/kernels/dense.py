@@ -63,7 +63,7 @@ class Dense:
         """Return (layers, 2, n): roots of variances before each activation, and inverses."""
         found, variance = [], self._start(x)
         for act, layer in self._plan.pairs:
-            found.append(with_inverses(variance.sqrt().numpy()))
+            found.append(with_inverses(variance.sqrt().numpy(), axis=0))
             weight, bias = _scale(layer)
             variance = weight * (1 + act.parameter**2) / 2 * variance + bias
         return np.stack(found)

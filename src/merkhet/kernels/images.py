@@ -23,7 +23,8 @@ class Images:
     Attributes:
         patches: (n, H, W, K) patches of unit length, or 0, float64.
         norms: (n, H, W) lengths of the patches.
-        later: For each later activation (n, H, W) roots of the variances there.
+        later: For each later activation (n, 2, H, W): roots of the variances there and their
+            inverses, or 0.
         own: (2, n) covariance and tangent kernel of each with itself where positions end.
     """
 
@@ -32,12 +33,12 @@ class Images:
     later: tuple[Array, ...] = ()
     own: Array = field(default_factory=lambda: np.empty((2, 0)))
 
-    def one(self, place: int) -> tuple[Array, Array]:
-        """Return the patches (H, W, K) and norms (H, W) of an image as x."""
-        return self.patches[place], self.norms[place]
+    def one(self, place: int, kind: Any) -> tuple[Array, Array]:
+        """Return the patches (H, W, K) of an image as x, and norms (H, W) of a type."""
+        return self.patches[place], self.norms[place].astype(kind)
 
-    def lanes(self, low: int, high: int, *, by_position: bool) -> tuple[Array, Array]:
-        """Return the patches and norms of some images as y, side by side.
+    def lanes(self, low: int, high: int, kind: Any, *, by_position: bool) -> tuple[Array, Array]:
+        """Return the patches of some images as y, side by side, and norms of a type.
 
         They are (H, K, W L) and (H, W L); `by_position` they are (H, W, K, L) and (H, W, L).
         """
@@ -45,18 +46,19 @@ class Images:
         if by_position:
             turned = patches.transpose(1, 2, 3, 0)
             shape = (*turned.shape[:2], high - low)
-            return np.ascontiguousarray(turned), norms.reshape(shape)
+            return np.ascontiguousarray(turned), norms.reshape(shape).astype(kind)
         turned = patches.transpose(1, 3, 2, 0)
         flat = turned.reshape(*turned.shape[:2], -1)
-        return np.ascontiguousarray(flat), norms
+        return np.ascontiguousarray(flat), norms.astype(kind)
 
     def one_later(self, place: int) -> list[Array]:
         """Return for each later activation (2, H, W): the norms of an image and their inverses."""
-        return [with_inverses(norms[place]) for norms in self.later]
+        return [norms[place] for norms in self.later]
 
     def lanes_later(self, low: int, high: int) -> list[Array]:
         """Return for each later activation (2, H, W L): norms side by side and their inverses."""
-        return [with_inverses(side_by_side(norms[low:high])) for norms in self.later]
+        turned = [norms[low:high].transpose(1, 2, 3, 0) for norms in self.later]
+        return [np.ascontiguousarray(one.reshape(*one.shape[:2], -1)) for one in turned]
 
 
 def patches_of(layer: Conv2d, x: Tensor) -> tuple[Array, Array]:
@@ -85,7 +87,7 @@ def side_by_side(norms: Array) -> Array:
     return np.ascontiguousarray(turned.reshape(len(turned), -1))
 
 
-def with_inverses(norms: Array) -> Array:
-    """Return norms of any shape and, stacked upon them, their inverses, 0 for 0."""
+def with_inverses(norms: Array, axis: int = -3) -> Array:
+    """Return norms (..., H, W) and, stacked upon them (..., 2, H, W), their inverses, 0 for 0."""
     inverses = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    return np.stack([norms, inverses])
+    return np.stack([norms, inverses], axis)

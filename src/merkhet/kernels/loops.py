@@ -125,16 +125,14 @@ def _first_scaled(norm: float, norms: Any, u: Any, s: Any, t: Any) -> None:
     for m in range(u.shape[0]):
         both = norm * norms[m]
         s[m] = both * s[m]
-        t[m] = both * u[m] * t[m]
+        t[m] = F(both) * F(u[m]) * t[m]
 
 
 @vectorised
-def _cosines(s: Any, inverse: float, inverses: Any, own: bool, u: Any) -> None:
-    """Set u (M,) to covariances s (M,) over the norms; to 1 where `own`, of a unit with itself."""
+def _cosines(s: Any, inverse: float, inverses: Any, u: Any) -> None:
+    """Set u (M,) to covariances s (M,) over the norms."""
     for m in range(u.shape[0]):
         u[m] = s[m] * (inverse * inverses[m])
-    if own and inverse > 0:
-        u[:] = 1.0
 
 
 @vectorised
@@ -157,7 +155,7 @@ def activate_rows(shift: int, st: Any, x: Any, y: Any, act: Any, own: bool, room
     for i in range(max(0, -shift), min(height, height - shift)):
         norms, inverses = y[0, i + shift], y[1, i + shift]
         for j in range(width):
-            _cosines(s[i, j], x[1, i, j], inverses, False, u)
+            _cosines(s[i, j], x[1, i, j], inverses, u)
             if own and shift == 0 and x[1, i, j] > 0:
                 u[j] = 1.0
             _activate(act[0], act[1], u, dual, slope)
@@ -370,13 +368,13 @@ def first_plane(x: Any, y: Any, act: Any, u: Any, st: Any) -> None:
 
 
 @vectorised
-def activate_plane(st: Any, x: Any, y: Any, act: Any, own: bool, room: Any) -> None:
+def activate_plane(st: Any, x: Any, y: Any, act: Any, room: Any) -> None:
     """Put an activation on st, two of (H, W, L), in place; x (2, H, W), y (2, H, W L)."""
     (s, t), (u, dual, slope) = st, room
     for i in range(s.shape[0]):
         for j in range(s.shape[1]):
             low, high = j * s.shape[2], (j + 1) * s.shape[2]
-            _cosines(s[i, j], x[1, i, j], y[1, i, low:high], own, u)
+            _cosines(s[i, j], x[1, i, j], y[1, i, low:high], u)
             _activate(act[0], act[1], u, dual, slope)
             _scaled(x[0, i, j], y[0, i, low:high], dual, slope, s[i, j], t[i, j])
 

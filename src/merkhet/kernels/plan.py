@@ -121,6 +121,15 @@ class Plan:
     centred: bool
     kinks: bool
 
+    @property
+    def exact(self) -> Any:
+        """The type of covariances; tangent kernels are float32.
+
+        Later cosines near 1 come from them, and the slope of a ReLU has a root there: float32
+        would leave a thousandth of it. A smooth activation has none.
+        """
+        return np.float64 if self.kinks else np.float32
+
 
 def conv_plan(network: Layer, size: tuple[int, ...]) -> Plan | None:
     """Return the plan of a network for pictures of (height, width), None where there is none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Run(ABC):
         lanes: How many y.
         memory: For intermediate results.
         later: The norms at later activations, of x (2, H, W) and of the y (2, H, M), each with
-            their inverses; None for an x with itself.
+            their inverses; None for an x with itself, whose norms are found on the way.
         norms: (H, W) at each later activation of an x with itself.
     """
 
@@ -56,7 +56,6 @@ class Run(ABC):
     memory: Memory
     later: tuple[list[Array], list[Array]] | None
     norms: dict[int, Array] = field(default_factory=dict)
-    by_position: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Ready, y: Ready) -> Array:
@@ -64,35 +63,13 @@ class Run(ABC):
 
         Args:
             x: Patches (H, W, K) and norms (H, W).
-            y: Patches and norms as `Images.lanes` arranges them, with `by_position`.
+            y: Patches and norms as `Images.lanes` arranges them, for planes by position.
         """
-
-    @abstractmethod
-    def variances(self, s: Array) -> Array:
-        """Return the variances (H, W) of an x with itself."""
-
-    def norms_at(self, act: Act, s: Array) -> tuple[Array, Array]:
-        """Return the norms at a later activation, of x and of the y."""
-        if self.later is not None:
-            return self.later[0][act.place], self.later[1][act.place]
-        if act.place not in self.norms:
-            self.norms[act.place] = np.sqrt(np.maximum(self.variances(s), 0)).astype(np.float64)
-        own = with_inverses(self.norms[act.place])
-        return own, own
-
-    @property
-    def exact(self) -> Any:
-        """The type of covariances; tangent kernels are float32.
-
-        Later cosines near 1 come from them, and the slope of a ReLU has a root there: float32
-        would leave a thousandth of it. A smooth activation has none.
-        """
-        return np.float64 if self.plan.kinks else np.float32
 
     @property
     def types(self) -> tuple[Any, Any]:
         """The types of covariances and of tangent kernels."""
-        return self.exact, np.float32
+        return self.plan.exact, np.float32
 
     def both(self, name: Any, *shape: int) -> Pair:
         """Return room for a covariance and a tangent kernel."""
@@ -102,7 +79,7 @@ class Run(ABC):
 
     def room(self, length: int) -> tuple[Array, Array, Array]:
         """Return the room that activations need: cosines, dual and slope (length,)."""
-        take, exact = self.memory.take, self.exact
+        take, exact = self.memory.take, self.plan.exact
         return (
             take("u", length, dtype=np.float64),
             take("dual", length, dtype=exact),
@@ -128,7 +105,16 @@ class PairRun(Run):
         diagonals = [np.stack([k[i, i] for i in range(len(k))]) for k in pooled[: self.kinds]]
         return self._equal(*diagonals)
 
-    def variances(self, s: Array) -> Array:
+    def norms_at(self, act: Act, s: Array) -> tuple[Array, Array]:
+        """Return the norms at a later activation, of x and of the y."""
+        if self.later is not None:
+            return self.later[0][act.place], self.later[1][act.place]
+        if act.place not in self.norms:
+            self.norms[act.place] = np.sqrt(np.maximum(self._variances(s), 0)).astype(np.float64)
+        own = with_inverses(self.norms[act.place])
+        return own, own
+
+    def _variances(self, s: Array) -> Array:
         """Return the variances (H, W) of an x with itself from s (H, W, W) at offset 0."""
         found: Array = np.ascontiguousarray(s.diagonal(axis1=-2, axis2=-1))
         return found
@@ -230,27 +216,21 @@ class PairRun(Run):
 class PlaneRun(Run):
     """Equal positions of x and y alone: networks without pooling before the end."""
 
-    by_position = True
-
     def __call__(self, x: Ready, y: Ready) -> Array:
         """Return the kernels (kinds, L), as `Run` says."""
-        (block,) = self.plan.blocks
+        (block,), later = self.plan.blocks, self.later
         act = block.steps[0]
         assert isinstance(act, Act)
+        assert later is not None
         st, room = self.both("st", *x[1].shape, self.lanes), self.room(self.lanes)
         loops.first_plane(x, y, (act.kind, act.parameter), room[0], st)
         for place, step in enumerate(block.steps[1:]):
             if isinstance(step, Act):
-                norms, own = self.norms_at(step, st[0]), self.later is None
-                loops.activate_plane(st, *norms, (step.kind, step.parameter), own, room)
+                x_norms, y_norms = (norms[step.place] for norms in later)
+                loops.activate_plane(st, x_norms, y_norms, (step.kind, step.parameter), room)
             else:
                 st = self._patched(place, step, st)
         return np.stack([k.mean((0, 1), dtype=np.float64) for k in st[: self.kinds]])
-
-    def variances(self, s: Array) -> Array:
-        """Return the variances (H, W) of an x with itself from s (H, W, 1)."""
-        found: Array = s[:, :, 0]
-        return found
 
     def _patched(self, place: int, step: Patch, st: Pair) -> Pair:
         """Return st (H_out, W_out, L) each of the patches of st (H, W, L)."""
