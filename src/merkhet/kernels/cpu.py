@@ -80,13 +80,13 @@ class Convolutional:
             return Images(patches, norms, tuple(map(with_inverses, later_norms)), own)
         count = len(norms)
         own, later = np.empty((2, count)), [dict[int, Array]() for _ in range(count)]
-        only, exact = Images(patches, norms), self._plan.exact
+        only, types = Images(patches, norms), self._plan.types
 
         def measure(low: int, high: int) -> None:
             memory = Memory()
             for place in range(low, high):
                 run = self._run(self._plan, 2, 1, memory, None)
-                own[:, place] = run(only.one(place, exact), self._lanes_of(only, place, place + 1))[
+                own[:, place] = run(only.one(place, types), self._lanes_of(only, place, place + 1))[
                     :, 0
                 ]
                 later[place] = run.norms
@@ -108,12 +108,12 @@ class Convolutional:
                 side_by_side = self._lanes_of(y, first, last), y.lanes_later(first, last)
             later = x.one_later(place), side_by_side[1]
             run = self._run(self._plan, kinds, last - first, memory, later)
-            found[:kinds, place, first:last] = run(x.one(place, self._plan.exact), side_by_side[0])
+            found[:kinds, place, first:last] = run(x.one(place, self._plan.types), side_by_side[0])
 
     def _lanes_of(self, images: Images, first: int, last: int) -> tuple[Array, Array]:
         """Return the patches and norms of some images side by side."""
         by_position = self._run is PlaneRun
-        return images.lanes(first, last, self._plan.exact, by_position=by_position)
+        return images.lanes(first, last, self._plan.types, by_position=by_position)
 
     def _after(self, st: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
         """Return the kinds of kernel asked for after the layers that take vectors."""

@@ -14,6 +14,7 @@ from merkhet.kernels.convolution import Conv2d, pair
 
 TAPS = 9  # length that patches are filled up to a multiple of, as `loops` takes them
 Array = np.ndarray[Any, Any]
+Types = tuple[Any, Any]  # of patches and of norms
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,23 @@ class Images:
     later: tuple[Array, ...] = ()
     own: Array = field(default_factory=lambda: np.empty((2, 0)))
 
-    def one(self, place: int, kind: Any) -> tuple[Array, Array]:
-        """Return the patches (H, W, K) of an image as x, and norms (H, W) of a type."""
-        return self.patches[place], self.norms[place].astype(kind)
+    def one(self, place: int, types: Types) -> tuple[Array, Array]:
+        """Return the patches (H, W, K) and norms (H, W) of an image as x, in their types."""
+        return self.patches[place].astype(types[0]), self.norms[place].astype(types[1])
 
-    def lanes(self, low: int, high: int, kind: Any, *, by_position: bool) -> tuple[Array, Array]:
-        """Return the patches of some images as y, side by side, and norms of a type.
+    def lanes(self, low: int, high: int, types: Types, *, by_position: bool) -> tuple[Array, Array]:
+        """Return the patches and norms of some images as y, side by side, in their types.
 
         They are (H, K, W L) and (H, W L); `by_position` they are (H, W, K, L) and (H, W, L).
         """
         patches, norms = self.patches[low:high], side_by_side(self.norms[low:high])
+        norms = norms.astype(types[1])
         if by_position:
             turned = patches.transpose(1, 2, 3, 0)
             shape = (*turned.shape[:2], high - low)
-            return np.ascontiguousarray(turned), norms.reshape(shape).astype(kind)
+            return np.ascontiguousarray(turned, types[0]), norms.reshape(shape)
         turned = patches.transpose(1, 3, 2, 0)
-        flat = turned.reshape(*turned.shape[:2], -1)
-        return np.ascontiguousarray(flat), norms.astype(kind)
+        return np.ascontiguousarray(turned.reshape(*turned.shape[:2], -1), types[0]), norms
 
     def one_later(self, place: int) -> list[Array]:
         """Return for each later activation (2, H, W): the norms of an image and their inverses."""

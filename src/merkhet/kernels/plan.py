@@ -31,6 +31,7 @@ from merkhet.kernels.pooling import GlobalAvgPool2d, Pooling
 
 RECTIFIED, EXPONENTIAL = 0, 1  # as `loops` has them
 SMOOTH = (Erf, Exponential, GELU, Sine)
+WIDE = 0.5  # sigma of exponential kernels from which float32 products do
 FIVE = 5  # taps that `loops` takes at a time
 Size = tuple[int, int]
 Array = np.ndarray[Any, Any]
@@ -129,6 +130,18 @@ class Plan:
         would leave a thousandth of it. A smooth activation has none.
         """
         return np.float64 if self.kinks else np.float32
+
+    @property
+    def types(self) -> tuple[Any, Any]:
+        """The types of patches and of their norms."""
+        return self.products, self.exact
+
+    @property
+    def products(self) -> Any:
+        """The type of products of patches; float32 is off by 6e-8, over sigma^2 in a kernel."""
+        acts = [step for block in self.blocks for step in block.steps if isinstance(step, Act)]
+        wide = all(act.kind == EXPONENTIAL and act.parameter >= WIDE for act in acts)
+        return np.float32 if wide and not self.kinks else np.float64
 
 
 def conv_plan(network: Layer, size: tuple[int, ...]) -> Plan | None:

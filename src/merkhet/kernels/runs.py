@@ -81,7 +81,7 @@ class Run(ABC):
         """Return the room that activations need: cosines, dual and slope (length,)."""
         take, exact = self.memory.take, self.plan.exact
         return (
-            take("u", length, dtype=np.float64),
+            take("u", length, dtype=self.plan.products),
             take("dual", length, dtype=exact),
             take("slope", length, dtype=exact),
         )

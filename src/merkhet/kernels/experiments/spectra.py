@@ -22,7 +22,7 @@ DIMS = {3: 200, 10: 100}  # highest degree by dimension
 NOISE, DIM = 0.05, 3
 SIZES = {"small": (16, 32, 64, 128, 256, 512, 1024), "full": (16, 64, 256, 1024, 4096)}
 # Without biases one hidden layer has no odd degrees from 3 on.
-ROUGH = {k: k**-1.0 for k in range(2, 21, 2)}
+ROUGH = {k: 1 / k for k in range(2, 81, 2)}
 TARGETS = {
     "smooth": {1: 0.5, 2: 0.5},
     "rough": {k: share / sum(ROUGH.values()) for k, share in ROUGH.items()},
