@@ -51,7 +51,7 @@ def bits_of(_context: Any, _value: Any) -> Any:
 def exponential(x: np.float32) -> np.float32:
     """Return exp(x) for x at most 0, to 1e-7 of itself and 0 below -87, in a form that vectorises.
 
-    exp(x) = 2**n exp(r), |r| <= ln(2) / 2, with the Taylor polynomial of degree 7 for exp(r)
+    `exp(x) = 2**n exp(r)`, `|r| <= ln(2) / 2`, with the Taylor polynomial of degree 7 for exp(r)
     (its remainder is below 6e-9) and n put into the exponent's bits.
     """
     n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))

@@ -37,7 +37,7 @@ def distance(
     pairs: str = "all",
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Return |Phi(x) - Phi(y)| = sqrt(K(x, x) + K(y, y) - 2 K(x, y)) for a network's kernel K.
+    """Return `|Phi(x) - Phi(y)| = sqrt(K(x, x) + K(y, y) - 2 K(x, y))` for a network's kernel K.
 
     The difference of the two inputs is followed through the network beside their covariances, in
     float64: near inputs lose no digits, where the formula above loses all of them.
