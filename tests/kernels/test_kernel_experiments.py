@@ -21,7 +21,7 @@ def ran(name: str, folder: Path) -> Any:
 
 def test_spectrum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spectra, "SIZES", {"small": (16, 64)})
-    monkeypatch.setattr(spectra, "DIMS", {3: 60})
+    monkeypatch.setattr(spectra, "DIMS", {3: 100})
     monkeypatch.setattr(curves, "TEST", 200)
     monkeypatch.setattr(curves, "VALIDATION", 100)
     record = ran("spectrum", tmp_path)
@@ -53,6 +53,8 @@ def test_deformations(
     record = ran("deformation_stability", tmp_path)
     ratio = [record.figures[f"NTK, moved at {size} pixels"].value for size in ("0.1", "1")]
     assert 0 < ratio[0] < ratio[1]
+    grown = {name: record.figures[f"{name}, exponent of growth"].value for name in ("NTK", "CKN")}
+    assert grown["NTK"] < grown["CKN"]
 
 
 def test_few_labels(
@@ -62,10 +64,15 @@ def test_few_labels(
     plan = {"pool": 80, "test": 60, "labels": (30, 60), "seeds": 2, "networks": 2}
     monkeypatch.setattr(labels, "PLANS", {"small": plan})
     monkeypatch.setattr(labels, "STEPS", 3)
+    monkeypatch.setattr(labels, "PASSES", 1)
     monkeypatch.setattr(labels, "NETWORKS", {name: labels.DENSE for name in labels.NETWORKS})
     record = ran("small_data", tmp_path)
     assert record.figures["dense NTK, 60 labels"].value > 30
-    assert set(record.figures) == {f"{m}, {n} labels" for m in labels.METHODS for n in (30, 60)}
+    methods = (*labels.METHODS, "conv NTK - RBF", "conv NTK - CNN")
+    assert set(record.figures) == {f"{m}, {n} labels" for m in methods for n in (30, 60)}
+    gain = record.figures["conv NTK - CNN, 60 labels"].value  # of two seeds, which both have
+    means = (record.figures[f"{m}, 60 labels"].value for m in ("conv NTK", "CNN"))
+    assert gain == pytest.approx(next(means) - next(means))
 
 
 def test_wide_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +99,41 @@ def test_the_kernel_is_that_of_the_networks_which_are_trained() -> None:
     )
     error = found.std(0) / 30**0.5
     assert bool(((found.mean(0) - exact).abs() < 4 * error).all())
+
+
+def test_the_ridge_with_the_least_leave_one_out_error_predicts() -> None:
+    """Leaving each input out and solving again gives the same errors, choice and predictions."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    other = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(12, 2, generator=generator, dtype=torch.float64)
+    targets = x[:, :2].sin() + 0.1 * noise
+    own, cross = ((-torch.cdist(one, x).square() / 8).exp() for one in (x, other))
+    errors = {}
+    for ridge in labels.default_ridges(own):
+        shift = own + ridge * torch.eye(12, dtype=torch.float64)
+        left = []
+        for out in range(12):
+            rest = [i for i in range(12) if i != out]
+            fitted = torch.linalg.solve(shift[rest][:, rest], targets[rest])
+            left.append(own[out, rest] @ fitted - targets[out])
+        errors[ridge] = float(torch.stack(left).square().mean())
+    best = min(errors, key=lambda ridge: errors[ridge])
+    assert min(errors) < best < max(errors)
+    wanted = cross @ torch.linalg.solve(own + best * torch.eye(12, dtype=torch.float64), targets)
+    error, scores = labels._ridge(own, cross, targets)
+    assert error == pytest.approx(errors[best], rel=1e-8)
+    torch.testing.assert_close(scores, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_distances_of_the_yardsticks_are_those_of_the_map() -> None:
+    """Read off a Gram matrix they equal |Phi(x) - Phi(y)| / |Phi(x)| computed without it."""
+    head = (deformations.Flatten(), deformations.Linear())
+    network = deformations.Sequential(*head, deformations.ReLU())
+    x = torch.randn(5, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernel = gram(network, x, kind="nngp", dtype=torch.float64, progress=False)
+    apart = deformations.distance(network, x, x, "nngp")
+    wanted = apart / deformations.diagonal(network, x, "nngp").sqrt()[:, None]
+    # The formula from the Gram matrix cancels: its square is right to roundings of the kernel.
+    torch.testing.assert_close(deformations._relative(kernel), wanted, rtol=1e-7, atol=1e-7)
+    assert bool((wanted.fill_diagonal_(1) > 0.1).all())
