@@ -433,3 +433,10 @@ def test_what_is_wrong_is_said_in_one_line(name: str) -> None:
     with pytest.raises(InputError, match=told) as found:
         call()
     assert "\n" not in str(found.value)
+
+
+def test_a_diagonal_too_large_for_its_type_is_refused() -> None:
+    network, x = Sequential(Linear(), ReLU(), Linear()), torch.full((2, 3), 1e20)
+    with pytest.raises(InputError, match="does not fit in"):
+        diagonal(network, x, dtype=torch.float32)
+    assert bool(diagonal(network, x).isfinite().all())

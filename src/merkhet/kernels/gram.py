@@ -130,7 +130,7 @@ def diagonal(
     """
     check_request(network, kind, dtype)
     x = as_inputs("x", x)
-    return _pair(kind, Plain(network, x, x, kind).diagonal().to(dtype))
+    return _pair(kind, _fitting(Plain(network, x, x, kind).diagonal(), dtype))
 
 
 def _inputs(x: Any, y: Any) -> tuple[Tensor, Tensor]:
@@ -187,16 +187,20 @@ def _fill(
     total = sum(_pairs(block) for block in own)
     with progress_bar("kernel", total, unit="pairs", shown=progress) as tell:
         for rows, columns in own:
-            found = computed.block(rows, columns).to(store.dtype)
-            if not found.isfinite().all():
-                raise InputError(
-                    f"the kernel does not fit in {store.dtype}: divide the inputs by their size"
-                )
+            found = _fitting(computed.block(rows, columns), store.dtype)
             if symmetric and rows == columns:
                 assert diagonal is not None
                 found = _mirrored(found, diagonal[:, rows])
             store.put((rows, columns), found, mirror=symmetric and rows != columns)
             tell(_pairs((rows, columns)))
+
+
+def _fitting(found: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return kernels of any shape in a type, and refuse those that are too large for it."""
+    rounded = found.to(dtype)
+    if not rounded.isfinite().all():
+        raise InputError(f"the kernel does not fit in {dtype}: divide the inputs by their size")
+    return rounded
 
 
 def _mirrored(found: Tensor, diagonal: Tensor) -> Tensor:
