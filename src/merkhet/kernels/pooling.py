@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
+from merkhet.core.pooling import gaussian_windows
 from merkhet.kernels.convolution import Size, pair
 from merkhet.kernels.layers import Layer
 from merkhet.kernels.state import State
@@ -85,16 +86,8 @@ class GaussianPool2d(Pooling):
 
     def weights(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return the weights over rows and columns, each (positions after, before), float64."""
-        return self._along(size[0]), self._along(size[1])
-
-    def _along(self, length: int) -> Tensor:
-        """Return the weights along one side."""
-        count = -(-length // self.factor)
-        centres = (length - 1) / 2 + self.factor * (torch.arange(count).double() - (count - 1) / 2)
-        distances = torch.arange(length) - centres[:, None]
-        # exp(-d^2 / 2 sigma^2) with sigma^2 = factor^2 / 2
-        found = (-((distances / self.factor) ** 2)).exp() * (distances.abs() <= self.factor)
-        return found / found.sum(1, keepdim=True)
+        rows, columns = (gaussian_windows(length, self.factor) for length in size)
+        return rows, columns
 
 
 @dataclass(frozen=True, eq=False)
