@@ -23,8 +23,7 @@ def forms(across: bool, patches: str = "raw", padding: str = "same") -> tuple[Fo
 
 @pytest.mark.parametrize("group", EXACT, ids=lambda group: group.name)
 @pytest.mark.parametrize("across", [False, True])
-@pytest.mark.parametrize("pooling", [(1, 2), (2, 3), ((3, 2), 6)])
-@pytest.mark.parametrize("side", [14, 15])
+@pytest.mark.parametrize(("pooling", "side"), [((1, 2), 9), ((2, 3), 10), (((3, 2), 4), 11)])
 def test_every_layer_commutes_with_the_group(group, across, pooling, side) -> None:
     network = CKN(1, (5, 6), 3, pooling, group=group, form=forms(across)).double()
     x = pictures(2, 1, side, side)
@@ -33,7 +32,7 @@ def test_every_layer_commutes_with_the_group(group, across, pooling, side) -> No
         for layer in network.layers:
             maps, turned = layer(maps), layer(turned)
             expected = group.act_on_maps(maps, element)
-            assert float((turned - expected).norm() / expected.norm()) < 1e-11
+            assert float(((turned - expected).norm() / expected.norm()).detach()) < 1e-11
 
 
 @pytest.mark.parametrize("group", EXACT, ids=lambda group: group.name)
@@ -42,8 +41,8 @@ def test_every_layer_commutes_with_the_group(group, across, pooling, side) -> No
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_representation_ignores_the_group(group, across, patches, dtype) -> None:
     network = CKN(1, (16, 24), 3, (2, 3), group=group, form=forms(across, patches)).to(dtype)
-    x = pictures(3, 1, 28, 28).to(dtype)
-    network.fit_unsupervised(x, patches=2000, progress=False)
+    x = pictures(3, 1, 15, 15).to(dtype)
+    network.fit_unsupervised(x, patches=1000, progress=False)
     # A few roundings of sums of some hundred terms, over the root of the ridge, 1e-2.
     most = 1e-11 if dtype == torch.float64 else 1e-5
     with torch.no_grad():
@@ -55,7 +54,7 @@ def test_the_representation_ignores_the_group(group, across, patches, dtype) -> 
 
 def test_a_network_without_the_group_does_move() -> None:
     x = pictures(2, 1, 12, 12)
-    plain = CKN(1, (8, 8), 3, (2, 3)).double()
+    plain = CKN(1, (8, 8), 3, (2, 3)).double().requires_grad_(False)
     moved = plain(torch.rot90(x, 1, (2, 3)))
     assert float((moved - plain(x)).norm() / plain(x).norm()) > 0.01
 
@@ -112,8 +111,8 @@ def test_a_turned_patch_reads_the_turned_picture(group: Group, side: int) -> Non
 
 
 def test_a_group_layer_has_gradients() -> None:
-    layer = CKNLayer(1, 4, 3, 2, group=cyclic(4), form=Form(across=True)).double()
-    x = pictures(1, 4, 1, 6, 6)
+    layer = CKNLayer(1, 2, 3, 2, group=cyclic(4), form=Form(across=True)).double()
+    x = pictures(1, 4, 1, 4, 4)
 
     def of(weight: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(layer, {"filters": weight}, x)

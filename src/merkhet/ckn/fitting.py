@@ -85,7 +85,7 @@ def draw_patches(
             maps = pictures(images, rows, layer.filters)
             _refuse_not_finite(maps, rows)
             if not low:
-                network.output_shape(*maps.shape[2:])  # too small is told before the work
+                network.check(maps)
             for before in range(place):
                 maps = network.layer(before)(maps)
             mine = (which >= low) & (which < low + len(rows))

@@ -120,7 +120,7 @@ class CKN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return representations (..., filters, *size') of pictures (..., in_channels, *size)."""
-        self._check(images)
+        self.check(images)
         maps = images
         for layer in self.layers:
             maps = layer(maps)
@@ -211,8 +211,12 @@ class CKN(nn.Module):
         for place in range(len(self.layers)):
             self.layer(place).renormalise()
 
-    def _check(self, images: Tensor) -> None:
-        """Refuse pictures that the network does not read."""
+    def check(self, images: Tensor) -> None:
+        """Refuse pictures (..., channels, *size) that the network does not read.
+
+        Raises:
+            InputError: Says what to give instead; names the layer that finds no patch.
+        """
         wanted = "height, width" if self.dims == 2 else "length"
         if images.dim() < self.dims + 1 or images.shape[-self.dims - 1] != self.in_channels:
             raise InputError(

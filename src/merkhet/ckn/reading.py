@@ -151,7 +151,8 @@ class Reading:
     def _squares(self, rows: Tensor) -> Tensor:
         """Return rows (n, c, K'^dims) as weights (n, c, K', ...)."""
         side = round(rows.shape[-1] ** (1 / self.form.dims))
-        return rows.unflatten(-1, (side,) * self.form.dims)
+        found: Tensor = rows.unflatten(-1, (side,) * self.form.dims)
+        return found
 
 
 def without_mean(count: int) -> Tensor:
