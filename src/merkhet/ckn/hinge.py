@@ -17,8 +17,8 @@ from torch import Tensor
 from merkhet.core.errors import InputError
 
 BLOCK = 2**22  # numbers of features in one product
-DENSE = 4096  # features up to which the solve is preconditioned with their second moments
-ROWS = 4  # rows a feature that these are computed from
+DENSE = 12288  # features up to which the solve is preconditioned with their second moments
+ROWS = 3  # rows a feature that these are computed from, at least
 
 
 def squared_hinge(scores: Tensor, labels: Tensor) -> Tensor:
