@@ -46,7 +46,7 @@ def fit(
         typer.Option(help="raw, centred or whitened, one or one a layer; centred, then raw."),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes of training with labels.", min=0)] = 0,
-    rate: Annotated[float, typer.Option(help="Learning rate of that training.")] = 1e-3,
+    rate: Annotated[float, typer.Option(help="Learning rate of that training.")] = 5e-4,
     out: Annotated[Path, typer.Option(help=RUN)] = Path("ckn-run"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:

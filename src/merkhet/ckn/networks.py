@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from merkhet.ckn.form import Form
 from merkhet.ckn.hinge import squared_hinge
 from merkhet.ckn.network import CKN, each
+from merkhet.ckn.whitened import WhitenedAdamW
 from merkhet.core.building import as_generator, check_counts, draw_normal
 from merkhet.core.errors import InputError, choose
 from merkhet.core.groups import Group, cyclic, dihedral, reflections
@@ -21,6 +22,7 @@ from merkhet.core.groups import Group, cyclic, dihedral, reflections
 if TYPE_CHECKING:
     from merkhet.training import Running, TrainingResult
 
+SAMPLE = 2000  # pictures whose representations say what is white
 GROUPS: dict[str, Callable[[], Group]] = {
     "c4": lambda: cyclic(4),
     "c8": lambda: cyclic(8),
@@ -125,8 +127,8 @@ def fine_tune(
     dataset: Dataset[Any],
     epochs: int,
     *,
-    rate: float = 1e-3,
-    batch_size: int = 128,
+    rate: float = 5e-4,
+    batch_size: int = 64,
     seed: int = 0,
     folder: Path | str | None = None,
     spec: Mapping[str, Any] | None = None,
@@ -135,11 +137,14 @@ def fine_tune(
 ) -> TrainingResult:
     """Train a classifier with labels, in place: squared hinge, AdamW, filters kept at norm 1.
 
+    Steps of the head are made in coordinates in which the representation, as it is at the start,
+    is white (`WhitenedAdamW`).
+
     Args:
         network: As `ckn_classifier` gives it, fitted or fresh.
         dataset: Of pairs: a picture (channels, *size), a label.
         epochs: Passes over the data set.
-        rate: The highest learning rate; it rises over a twentieth of the steps, then falls.
+        rate: The highest learning rate; it rises over a tenth of the steps, then falls.
         batch_size: Pictures of a step; all where there are fewer.
         seed: Of their order.
         folder: Where the run is kept, and goes on from; None keeps nothing.
@@ -159,7 +164,7 @@ def fine_tune(
         steps,
         min(batch_size, count),
         seed=seed,
-        optimisation=Optimisation(rate, warmup_steps=steps // 20, clip_norm=1.0),
+        optimisation=Optimisation(warmup_steps=steps // 10),
         running=running or Running(save_every=max(1, steps // epochs)),
     )
     return fit(
@@ -168,10 +173,24 @@ def fine_tune(
         hinge_loss,
         config,
         folder=folder,
+        optimiser=_optimiser(network, dataset, rate),
         after_step=renormalise_after,
         spec=spec,
         tell=tell,
     )
+
+
+def _optimiser(network: nn.Module, dataset: Dataset[Any], rate: float) -> WhitenedAdamW:
+    """Return the optimiser of a classifier, from the representations of some of the data set."""
+    representation, head = network.get_submodule("representation"), network.get_submodule("head")
+    assert isinstance(representation, CKN)
+    assert isinstance(head, nn.Linear)
+    count: int = len(dataset)  # type: ignore[arg-type]
+    with torch.random.fork_rng():  # data sets may vary their pictures
+        torch.manual_seed(0)
+        some = Subset(dataset, range(0, count, max(1, count // SAMPLE)))
+        maps = representation.encode(some)
+    return WhitenedAdamW(representation, head, maps, rate, rate)
 
 
 NETWORKS = {"ckn": ckn_classifier}

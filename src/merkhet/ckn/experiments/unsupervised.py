@@ -28,11 +28,12 @@ BASE: dict[str, Any] = {
 # What is compared on validation pictures; each differs from the base in what is named.
 CHOICES: dict[str, dict[str, Any]] = {
     "64/256": {},
-    "whitened": {"patches": ("whitened", "raw")},
-    "256/1024": {"filters": (256, 1024)},
-    "256/1024, finer last pooling": {"filters": (256, 1024), "pooling": (2, 4)},
+    "64/256, pooling 2 and 4": {"pooling": (2, 4)},
+    "128/512, pooling 2 and 4": {"filters": (128, 512), "pooling": (2, 4)},
+    "256/512, pooling 2 and 4": {"filters": (256, 512), "pooling": (2, 4)},
 }
-PENALTIES = tuple(10 ** (-half / 2) for half in range(8, 15))
+PENALTIES = tuple(10 ** (-half / 2) for half in range(9, 14))  # 3e-5 to 3e-7
+PATCHES = 100_000  # of each layer, for its filters
 
 
 @experiment
@@ -70,7 +71,7 @@ def _trained(settings: dict[str, Any], count: int) -> dict[str, Any]:
     assert train.labels is not None
     assert test.labels is not None
     start = time.perf_counter()
-    network = _network(settings).fit_unsupervised(train.images, progress=False)
+    network = _network(settings).fit_unsupervised(train.images, patches=PATCHES, progress=False)
     fitted = time.perf_counter()
     features = network.encode(train.images).flatten(1)
     encoded = time.perf_counter()
@@ -97,7 +98,9 @@ def _validated(settings: dict[str, Any], plan: dict[str, Any]) -> float:
     assert pool.labels is not None
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(1))
     held, chosen = order[: plan["validation"]], order[plan["validation"] :][: plan["search"]]
-    network = _network(settings).fit_unsupervised(pool.images[chosen], progress=False)
+    network = _network(settings).fit_unsupervised(
+        pool.images[chosen], patches=PATCHES, progress=False
+    )
     ours, theirs = (network.encode(pool.images[part]).flatten(1) for part in (chosen, held))
     pair = theirs, pool.labels[held]
     head = fit_head(ours, pool.labels[chosen], 10, penalty=PENALTIES, held_out=pair)
