@@ -3,7 +3,7 @@
 A neuron z -> |z| s(<g, z> / |z|) lies in the RKHS of |z| |z'| k(cos(z, z')), with squared norm at
 most C_s^2(|g|^2) = sum_j a_j^2 / b_j |g|^(2j), for s(u) = sum_j a_j u^j and k(u) = sum_j b_j u^j.
 
-Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Section 4.1.
+Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 """
 
 from __future__ import annotations

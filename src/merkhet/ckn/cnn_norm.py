@@ -2,7 +2,7 @@
 
 Shapes: O outputs, P channels of a layer, K side of a patch, H and W of the maps.
 
-Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Section 4.2.
+Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 """
 
 from __future__ import annotations

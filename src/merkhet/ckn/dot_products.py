@@ -2,7 +2,7 @@
 
 A layer's kernel between patches is K(z, z') = |z| |z'| k(cos(z, z')), with k(1) = 1.
 
-Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Sections 2.1 and 4.1.
+Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DotProductKernel:
 
     @property
     def lipschitz(self) -> float:
-        """The Lipschitz constant of the kernel map, max(1, sqrt(k'(1))) (Section 2.1)."""
+        """The Lipschitz constant of the kernel map, max(1, sqrt(k'(1)))."""
         slopes = {"exp": self.sigma**-2, "inverse": 1.0, "poly": 1.0, "relu": 1.0}
         return max(1.0, math.sqrt(slopes[self.kind]))
 

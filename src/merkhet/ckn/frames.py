@@ -3,7 +3,7 @@
 Of maps over the group, element g reads `x(u + g v, g r)` for each r that the patch reaches. Each
 reading is linear: a matrix from the square that holds the turned patch to the patch.
 
-Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Section 3.1.
+Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Shapes: B pictures, C channels, H rows, W columns.
 
-Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Section 4.1.
+Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The RKHS norm of linear functions of a convolutional kernel network, and margins in it.
 
-Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078), Sections 4 and 5.
+Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 """
 
 from __future__ import annotations

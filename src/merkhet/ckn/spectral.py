@@ -1,7 +1,7 @@
 """The spectral complexity of recent generalisation bounds, to set beside RKHS norms.
 
 Source: Bartlett, Foster and Telgarsky, "Spectrally-normalized margin bounds for neural networks",
-NeurIPS 2017 (arXiv 1706.08498), Theorem 1.1.
+NeurIPS 2017 (arXiv 1706.08498).
 """
 
 from __future__ import annotations
