@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +203,7 @@ def _centres(
     except InputError as error:
         raise InputError(
             f"layer {place}, {len(layer.filters)} filters of "
-            f"{math.prod(seen.shape[:1]):,} patches ({layer.form.patches}): {error}"
+            f"{len(seen):,} patches ({layer.form.patches}): {error}"
         ) from error
 
 

@@ -82,9 +82,7 @@ class Reading:
         """Return rows (n, p) of raw patches as a convolution of what an element reads."""
         turn = turned_patch(self.group, element, self.side, self.form.dims).to(matrix)
         rows = matrix.unflatten(1, (-1, len(turn)))
-        if len(turn) == turn.shape[1] and element == 0:
-            return self._squares(rows)
-        return self._squares(rows @ turn)
+        return self._squares(rows if element == 0 else rows @ turn)
 
     def convolve(self, maps: Tensor, weights: Tensor) -> Tensor:
         """Return the products (N, n, *size) of all patches of maps (N, s C, *size) with weights."""

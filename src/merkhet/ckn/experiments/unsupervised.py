@@ -30,9 +30,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "64/256": {},
     "64/256, pooling 2 and 4": {"pooling": (2, 4)},
     "128/512, pooling 2 and 4": {"filters": (128, 512), "pooling": (2, 4)},
-    "256/512, pooling 2 and 4": {"filters": (256, 512), "pooling": (2, 4)},
 }
-PENALTIES = tuple(10 ** (-half / 2) for half in range(9, 14))  # 3e-5 to 3e-7
+PENALTIES = tuple(10 ** (-half / 2) for half in range(11, 15))  # 3e-6 to 1e-7
 PATCHES = 100_000  # of each layer, for its filters
 
 
