@@ -141,6 +141,8 @@ def test_fewer_patches_than_filters_names_the_layer() -> None:
     ("change", "message"),
     [
         ({"filters": ()}, "filters"),
+        ({"filters": 16}, "in a tuple"),
+        ({"group": "c5"}, "choose one of"),
         ({"pooling": (2, 2, 2)}, "for 2 layers"),
         ({"sigma": [0.5]}, "for 2 layers"),
         ({"form": [Form(), Form(dims=1)]}, "dims"),
@@ -150,3 +152,31 @@ def test_fewer_patches_than_filters_names_the_layer() -> None:
 def test_networks_that_cannot_be_are_refused(change, message) -> None:
     with pytest.raises(InputError, match=message):
         CKN(1, **{"filters": (4, 4), "pooling": 2, **change})
+
+
+@pytest.mark.parametrize("kernel", ["exp", "relu"])
+def test_what_is_not_a_number_is_not_hidden(kernel: str) -> None:
+    network = CKN(1, (4, 5), 3, (2, 2), kernel)
+    x = pictures(2, 1, 8, 8)
+    x[0, 0, 3, 3] = float("nan")
+    with torch.no_grad():
+        found = network(x).flatten(1).isfinite().all(1)
+    assert found.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("images", [pictures(3, 1, 8, 8).numpy(), iter([1]), 7])
+def test_what_is_no_set_of_tensors_is_refused(images) -> None:
+    with pytest.raises(InputError, match="give a tensor"):
+        CKN(1, (4,), 3, 2).fit_unsupervised(images, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.float16])
+def test_pictures_of_another_type_are_refused_in_words(dtype) -> None:
+    with pytest.raises(InputError, match="divided by 255"):
+        CKN(1, (4,), 3, 2)(torch.zeros(1, 1, 8, 8, dtype=dtype))
+
+
+def test_groups_go_by_name_too() -> None:
+    x = pictures(1, 1, 9, 9)
+    named, made = (CKN(1, (4, 5), 3, 2, group=group) for group in ("c4", cyclic(4)))
+    assert torch.equal(named(x), made(x))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from merkhet.ckn import CKN
+from merkhet.ckn.frames import GROUPS, as_group
 from merkhet.ckn.hinge import squared_hinge
 from merkhet.ckn.networks import (
-    GROUPS,
     ckn_classifier,
     fine_tune,
-    group_of,
     hinge_loss,
     renormalise_after,
 )
@@ -59,7 +59,7 @@ def test_signals_have_one_side() -> None:
 @pytest.mark.parametrize("name", ["c4", "d4", "reflections"])
 def test_scores_do_not_change_under_the_group(name) -> None:
     """Exact groups only move pixels: what is left is rounding in float64."""
-    network, x, group = small(group=name).double(), pictures().double(), group_of(name)
+    network, x, group = small(group=name).double(), pictures().double(), as_group(name)
     for element in group.elements:
         torch.testing.assert_close(network(group.act(x, element)), network(x), rtol=0, atol=1e-12)
 
@@ -136,3 +136,13 @@ def test_what_does_not_fit_is_refused(options, message) -> None:
     given = {"in_channels": 1, "classes": 3, "size": (8, 8), **SMALL, **options}
     with pytest.raises(InputError, match=message):
         build("ckn", **given)
+
+
+def test_a_classifier_is_tuned_whatever_its_parts_are_called() -> None:
+    plain = nn.Sequential(CKN(1, (4, 5), 3, (2, 2)), nn.Flatten(), nn.Linear(20, 2))
+    dataset = TensorDataset(pictures(12), torch.arange(12) % 2)
+    before = plain[2].weight.detach().clone()
+    fine_tune(plain, dataset, 1, batch_size=6)
+    assert not torch.equal(plain[2].weight, before)
+    with pytest.raises(InputError, match="linear head"):
+        fine_tune(nn.Sequential(CKN(1, (4,), 3, 2)), dataset, 1)

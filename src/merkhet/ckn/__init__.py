@@ -18,6 +18,7 @@ from merkhet.ckn.homogeneous_network import HomogeneousNetwork
 from merkhet.ckn.kmeans import Clustering, spherical_kmeans
 from merkhet.ckn.layer import CKNLayer
 from merkhet.ckn.network import CKN
+from merkhet.ckn.networks import ckn_classifier, fine_tune
 from merkhet.ckn.norm import normalised_margins, rkhs_norm
 from merkhet.ckn.reconstruction import Reconstruction, reconstruct
 from merkhet.ckn.spectral import LayerNorms, layer_norms, spectral_complexity
@@ -38,7 +39,9 @@ __all__ = [
     "NormBound",
     "Reconstruction",
     "activation_norm",
+    "ckn_classifier",
     "cnn_norm_bound",
+    "fine_tune",
     "fit_head",
     "layer_norms",
     "normalised_margins",

@@ -146,11 +146,21 @@ def picture_count(images: Images) -> int:
     """Return how many pictures there are.
 
     Raises:
-        InputError: None.
+        InputError: None, or what was given is neither a tensor nor a data set of tensors.
     """
-    count = len(images)  # type: ignore[arg-type]
-    if not count:
+    indexed = isinstance(images, Tensor) or all(
+        hasattr(images, name) for name in ("__len__", "__getitem__")
+    )
+    count = len(images) if indexed else 0  # type: ignore[arg-type]
+    if indexed and not count:
         raise InputError("no pictures: give at least one")
+    first = images[0] if indexed else None
+    first = first[0] if isinstance(first, tuple | list) else first
+    if not isinstance(first, Tensor):
+        raise InputError(
+            f"pictures in a {type(images).__name__}: give a tensor (n, channels, *size), such as "
+            "torch.from_numpy(array), or a data set whose items are tensors, alone or first"
+        )
     return count
 
 
@@ -203,7 +213,8 @@ def _centres(
     except InputError as error:
         raise InputError(
             f"layer {place}, {len(layer.filters)} filters of "
-            f"{len(seen):,} patches ({layer.form.patches}): {error}"
+            f"{len(seen):,} patches ({layer.form.patches}): "
+            + str(error).replace("centres=", "filters=")
         ) from error
 
 

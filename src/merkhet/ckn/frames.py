@@ -9,13 +9,31 @@ Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from merkhet.core.errors import InputError
-from merkhet.core.groups import Group
+from merkhet.core.errors import InputError, choose
+from merkhet.core.groups import Group, cyclic, dihedral, reflections
+
+GROUPS: dict[str, Callable[[], Group]] = {
+    "c4": lambda: cyclic(4),
+    "c8": lambda: cyclic(8),
+    "d4": lambda: dihedral(4),
+    "reflections": reflections,
+}
+
+
+def as_group(given: Group | str | None) -> Group | None:
+    """Return a group, also by its name: "c4", "c8", "d4" or "reflections"; None is none.
+
+    Raises:
+        InputError: There is no such group; names those there are.
+    """
+    if given is None or isinstance(given, Group):
+        return given
+    return GROUPS[choose("group", given, GROUPS)]()
 
 
 @functools.cache

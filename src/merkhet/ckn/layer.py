@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from merkhet.ckn import engines
 from merkhet.ckn.dot_products import DotProductKernel
 from merkhet.ckn.form import Form
+from merkhet.ckn.frames import as_group
 from merkhet.ckn.plain import safe_root
 from merkhet.ckn.reading import Reading
 from merkhet.ckn.roots import inverse_root
@@ -44,7 +45,8 @@ class CKNLayer(nn.Module):
         kernel: "exp", "inverse", "poly" or "relu" (see `DotProductKernel`).
         sigma: Width of "exp".
         group: Rotations and reflections that the layer commutes with: `cyclic(4)`, `cyclic(8)`,
-            `dihedral(4)`, `reflections()` of `merkhet.core.groups`.
+            `dihedral(4)`, `reflections()` of `merkhet.core.groups`, or "c4", "c8", "d4",
+            "reflections".
         form: Dimensions, padding, centring, the root and its ridge.
         seed: Of the filters' first directions.
 
@@ -73,7 +75,7 @@ class CKNLayer(nn.Module):
         kernel: str = "exp",
         sigma: float = 0.6,
         *,
-        group: Group | None = None,
+        group: Group | str | None = None,
         form: Form | None = None,
         seed: int | torch.Generator = 0,
     ) -> None:
@@ -82,7 +84,7 @@ class CKNLayer(nn.Module):
         self.form = form or Form()
         self.kernel = DotProductKernel(kernel, sigma)
         self.pooling = _scale_and_step(pooling)
-        self.patches = Reading(in_channels, kernel_size, group, self.form)
+        self.patches = Reading(in_channels, kernel_size, as_group(group), self.form)
         self.filters = nn.Parameter(torch.empty(filters, self.patches.size))
         self.reading: Tensor | None
         start = self.patches.start().float() if self.form.patches == "whitened" else None
@@ -172,6 +174,11 @@ class CKNLayer(nn.Module):
         dims, side = self.form.dims, self.patches.side
         if maps.dim() < 1 + dims + self.patches.over_group:
             raise InputError(f"maps of shape {tuple(maps.shape)}: give {self._wanted()}")
+        if maps.dtype != self.filters.dtype and not torch.is_autocast_enabled(maps.device.type):
+            raise InputError(
+                f"maps in {maps.dtype} and filters in {self.filters.dtype}: give maps.to("
+                f"{self.filters.dtype}); bytes are to be divided by 255"
+            )
         size, channels = maps.shape[-dims:], maps.shape[-dims - 1]
         elements = maps.shape[-dims - 2] if self.patches.over_group else None
         if channels != self.patches.channels or elements not in (None, len(self.patches.elements)):

@@ -18,8 +18,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from merkhet.ckn.form import Form
+from merkhet.ckn.frames import as_group
 from merkhet.ckn.network import CKN
-from merkhet.ckn.networks import check_square, forms, group_of
+from merkhet.ckn.networks import check_square, forms
 from merkhet.core.errors import InputError
 
 FLOATS = (np.float64, np.float32)
@@ -90,7 +91,7 @@ class CKNEstimator(BaseEstimator):  # type: ignore[misc]
         assert self.shape_ is not None
         channels, *size = self.shape_
         filters = _each(self.filters) or (64, 256)
-        group = None if self.group is None else group_of(self.group)
+        group = as_group(self.group)
         check_square(group, size)
         default = (2, 6) if len(filters) == 2 else 2
         made = CKN(

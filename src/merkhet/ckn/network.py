@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from merkhet.ckn.fitting import Images, fit_layers, picture_count, pictures
 from merkhet.ckn.form import Form
+from merkhet.ckn.frames import as_group
 from merkhet.ckn.layer import CKNLayer
 from merkhet.core.building import as_generator
 from merkhet.core.errors import InputError
@@ -46,7 +47,8 @@ class CKN(nn.Module):
         pooling: Scale and step of the Gaussian means, one or one a layer (see `CKNLayer`).
         kernel: "exp", "inverse", "poly" or "relu", one or one a layer.
         sigma: Width of "exp", one or one a layer.
-        group: Such as `cyclic(4)` or `dihedral(4)` of `merkhet.core.groups`; None for none.
+        group: Such as `cyclic(4)` or `dihedral(4)` of `merkhet.core.groups`, or by name "c4",
+            "c8", "d4", "reflections"; None for none.
         form: Dimensions, padding, centring and the like, one or one a layer.
         seed: Of the first filters.
 
@@ -77,16 +79,18 @@ class CKN(nn.Module):
         kernel: str | Sequence[str] = "exp",
         sigma: float | Sequence[float] = 0.6,
         *,
-        group: Group | None = None,
+        group: Group | str | None = None,
         form: Form | Sequence[Form] | None = None,
         seed: int | torch.Generator = 0,
     ) -> None:
         super().__init__()
-        count = len(filters)
-        if not count:
-            raise InputError("filters = (): give the filters of each layer, such as (64, 256)")
+        if not isinstance(filters, Sequence) or not filters:
+            raise InputError(
+                f"filters = {filters!r}: give the filters of each layer in a tuple, such as (64, 256)"
+            )
+        count, acting = len(filters), as_group(group)
         generator = as_generator(seed)
-        forms = _lifting(each("form", form or Form(), count), group)
+        forms = _lifting(each("form", form or Form(), count), acting)
         given = zip(
             (in_channels, *filters[:-1]),
             filters,
@@ -97,9 +101,9 @@ class CKN(nn.Module):
             forms,
             strict=True,
         )
-        self.group = group
+        self.group = acting
         self.layers = nn.ModuleList(
-            CKNLayer(*numbers, group=group, form=one, seed=generator) for *numbers, one in given
+            CKNLayer(*numbers, group=acting, form=one, seed=generator) for *numbers, one in given
         )
 
     @property
@@ -177,8 +181,8 @@ class CKN(nn.Module):
             The network itself.
 
         Raises:
-            InputError: Pictures that are too small, not finite or all constant; or a layer finds
-                fewer different patches than it has filters (names the layer).
+            InputError: Pictures that are too small or not finite; or a layer finds fewer different
+                patches than it has filters, as of constant pictures (names the layer).
         """
         fit_layers(self, images, patches, batch_size, as_generator(seed), progress)
         return self

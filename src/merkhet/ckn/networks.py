@@ -12,23 +12,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from merkhet.ckn.form import Form
+from merkhet.ckn.frames import as_group
 from merkhet.ckn.hinge import squared_hinge
 from merkhet.ckn.network import CKN, each
 from merkhet.ckn.whitened import WhitenedAdamW
 from merkhet.core.building import as_generator, check_counts, draw_normal
-from merkhet.core.errors import InputError, choose
-from merkhet.core.groups import Group, cyclic, dihedral, reflections
+from merkhet.core.errors import InputError
+from merkhet.core.groups import Group
 
 if TYPE_CHECKING:
     from merkhet.training import Running, TrainingResult
 
 SAMPLE = 2000  # pictures whose representations say what is white
-GROUPS: dict[str, Callable[[], Group]] = {
-    "c4": lambda: cyclic(4),
-    "c8": lambda: cyclic(8),
-    "d4": lambda: dihedral(4),
-    "reflections": reflections,
-}
 
 
 def ckn_classifier(
@@ -71,7 +66,7 @@ def ckn_classifier(
         raise InputError(f"size = {list(size)}: give (height, width), or (length,) of signals")
     for side in size:
         check_counts(side=side)
-    generator, acting = as_generator(seed), None if group is None else group_of(group)
+    generator, acting = as_generator(seed), as_group(group)
     representation = CKN(
         in_channels,
         tuple(filters),
@@ -88,15 +83,6 @@ def ckn_classifier(
     head = linear_head(maps * torch.Size(places).numel(), classes, generator)
     parts = {"representation": representation, "flatten": nn.Flatten(), "head": head}
     return nn.Sequential(OrderedDict(parts))
-
-
-def group_of(name: str) -> Group:
-    """Return a group by its name: "c4", "c8", "d4" or "reflections".
-
-    Raises:
-        InputError: There is no such group; names those there are.
-    """
-    return GROUPS[choose("group", name, GROUPS)]()
 
 
 def hinge_loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -164,7 +150,7 @@ def fine_tune(
         steps,
         min(batch_size, count),
         seed=seed,
-        optimisation=Optimisation(warmup_steps=steps // 10),
+        optimisation=Optimisation(rate, warmup_steps=steps // 10),
         running=running or Running(save_every=max(1, steps // epochs)),
     )
     return fit(
@@ -182,9 +168,15 @@ def fine_tune(
 
 def _optimiser(network: nn.Module, dataset: Dataset[Any], rate: float) -> WhitenedAdamW:
     """Return the optimiser of a classifier, from the representations of some of the data set."""
-    representation, head = network.get_submodule("representation"), network.get_submodule("head")
-    assert isinstance(representation, CKN)
-    assert isinstance(head, nn.Linear)
+    representation = next((part for part in network.modules() if isinstance(part, CKN)), None)
+    head = next(
+        (part for part in reversed([*network.modules()]) if isinstance(part, nn.Linear)), None
+    )
+    if representation is None or head is None:
+        raise InputError(
+            f"a {type(network).__name__} without a CKN or without a linear head: give "
+            "nn.Sequential(ckn, nn.Flatten(), nn.Linear(...)), as ckn_classifier(...) does"
+        )
     count: int = len(dataset)  # type: ignore[arg-type]
     with torch.random.fork_rng():  # data sets may vary their pictures
         torch.manual_seed(0)

@@ -27,5 +27,5 @@ def pooled(layer: CKNLayer, products: Tensor, norms: Tensor) -> Tensor:
 
 def safe_root(squares: Tensor) -> Tensor:
     """Return square roots of any shape, 0 with derivative 0 where there is nothing but rounding."""
-    positive = squares > 1e6 * torch.finfo(squares.dtype).tiny
+    positive = ~(squares <= 1e6 * torch.finfo(squares.dtype).tiny)  # NaN stays NaN
     return squares.where(positive, 1).sqrt().where(positive, 0)

@@ -64,7 +64,7 @@ MOTIONS = (
         (1.0, 2.0, 5.0, 10.0, 20.0),
         10.0,
         "A rotation by {size:g} degrees",
-        "Train on rotated copies.",
+        "Train on rotated copies; networks of merkhet.ckn with a group ignore rotations by design.",
         "from merkhet.core.deformations import rotate; "
         "images = rotate(images, {size:g} * torch.randn(len(images)))",
     ),
