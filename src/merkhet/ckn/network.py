@@ -86,7 +86,7 @@ class CKN(nn.Module):
         super().__init__()
         if not isinstance(filters, Sequence) or not filters:
             raise InputError(
-                f"filters = {filters!r}: give the filters of each layer in a tuple, such as (64, 256)"
+                f"filters = {filters!r}: give the filters of each layer in a tuple, as in (64, 256)"
             )
         count, acting = len(filters), as_group(group)
         generator = as_generator(seed)
