@@ -56,7 +56,7 @@ class DotProductKernel:
         return 1 / (2 - inside) if self.kind == "inverse" else ((1 + inside) / 2).square()
 
     def coefficients(self, count: int) -> Tensor:
-        """Return the Taylor coefficients b_0 to b_(count - 1) of k in u, all >= 0, float64."""
+        """Return the Taylor coefficients b_0, b_1, ... of k in u, (count,), all >= 0, float64."""
         return torch.tensor([self._coefficient(j) for j in range(count)], dtype=torch.float64)
 
     @property
