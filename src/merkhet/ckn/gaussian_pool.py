@@ -26,7 +26,7 @@ class GaussianPool2d(nn.Module):
         check_counts(scale=self.scale, step=self.step)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return means of maps (batch, channels, height, width): sides over the step, rounded up."""
+        """Return means of maps (batch, channels, height, width): sides over the step, upwards."""
         rows, columns = (
             gaussian_windows(length, self.scale, self.step).to(maps) for length in maps.shape[-2:]
         )
