@@ -215,6 +215,14 @@ def test_flat_patches_of_centred_layers_are_nearly_zero_in_float32() -> None:
     assert float(found.abs().max()) < 1e-6
 
 
+def test_second_derivatives_hold_where_patches_lie_along_filters() -> None:
+    made = CKNLayer(1, 12, 3, form=Form(padding="valid")).double()
+    x = pictures(12, 1, 3, 3)
+    with torch.no_grad():
+        made.filters.copy_(x.flatten(1))  # cosines of 1, beyond it by rounding
+    assert torch.autograd.gradgradcheck(made, x[:3].clone().requires_grad_())
+
+
 def test_the_threads_do_not_change_the_result() -> None:
     made, x = CKNLayer(1, 16, 3, 2), pictures(7, 1, 12, 12).float()
     threads = torch.get_num_threads()

@@ -133,7 +133,7 @@ def test_pictures_that_cannot_be_fitted_are_refused(arguments, x, message) -> No
 
 def test_fewer_patches_than_filters_names_the_layer() -> None:
     network = CKN(1, (4, 300), 3, (2, 2))
-    with pytest.raises(InputError, match="layer 1, 300 filters of 200 patches"):
+    with pytest.raises(InputError, match="patches = 200 for 300 filters"):
         network.fit_unsupervised(pictures(5, 1, 8, 8), patches=200, progress=False)
 
 
@@ -180,3 +180,49 @@ def test_groups_go_by_name_too() -> None:
     x = pictures(1, 1, 9, 9)
     named, made = (CKN(1, (4, 5), 3, 2, group=group) for group in ("c4", cyclic(4)))
     assert torch.equal(named(x), made(x))
+
+
+def test_a_fit_that_is_refused_leaves_the_network_as_it_was() -> None:
+    network = CKN(1, (6, 300), 3, 2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(InputError, match="layer 1, 300 filters of 400 patches"):
+        network.fit_unsupervised(pictures(1, 1, 8, 8), patches=400, progress=False)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_half_precision_keeps_its_norms() -> None:
+    network, x = CKN(1, (16, 24), 3, (2, 2)), pictures(2, 1, 10, 10)
+    with torch.no_grad():
+        exact = network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            lowered = network(x).float()
+        halved = network.half()(x.half()).float()
+    # 8 and 11 bits of products, over the root of the ridge, 1e-2
+    assert float((lowered - exact).norm() / exact.norm()) < 0.3
+    assert float((halved - exact).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.parametrize("group", [None, "c4", "d4", "reflections"])
+def test_networks_are_exported_and_transformed_fresh(group) -> None:
+    network = CKN(1, (4, 5), 3, (1, 2), group=group, form=(Form(patches="centred"), Form()))
+    x = pictures(2, 1, 9, 9)
+    program = torch.export.export(network, (x,), strict=False)
+    assert torch.allclose(program.module()(x), network(x), atol=1e-5)
+
+    assert torch.allclose(torch.vmap(network)(x), network(x), atol=1e-5)
+
+
+def test_tables_made_on_another_device_or_in_inference_do_no_harm() -> None:
+    x = pictures(1, 1, 9, 9)
+    with torch.device("meta"):
+        CKN(1, (4,), 3, 2, group="c4")
+    with torch.inference_mode():
+        CKN(1, (4,), 5, 2, group="c4")
+    CKN(1, (4,), 5, 2, group="c4").double()(x.double()).sum().backward()
+    assert CKN(1, (4,), 3, 2, group="c4")(x).shape == (1, 4, 5, 5)
+
+
+def test_several_pictures_are_encoded_not_one() -> None:
+    with pytest.raises(InputError, match="give several"):
+        CKN(6, (6,), 3, 2).encode(torch.rand(6, 10, 10))

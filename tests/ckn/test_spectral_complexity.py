@@ -1,5 +1,6 @@
 """Spectral complexity against dense matrices; norms and margins of networks with a head."""
 
+import copy
 import math
 
 import pytest
@@ -213,3 +214,16 @@ def test_models_without_a_plain_head_are_refused(classifier):
     single = nn.Sequential(ckn, flatten, nn.Linear(24, 1))
     with pytest.raises(InputError, match="two classes"):
         normalised_margins(single, torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+
+
+def test_layers_that_come_twice_count_twice() -> None:
+    shared = nn.Linear(5, 5)
+    twice = nn.Sequential(shared, nn.ReLU(), shared)
+    copied = nn.Sequential(shared, nn.ReLU(), copy.deepcopy(shared))
+    assert spectral_complexity(twice, (5,)) == pytest.approx(spectral_complexity(copied, (5,)))
+
+
+@pytest.mark.parametrize("flat", [[], [nn.Flatten(2)], [nn.Flatten(0)]])
+def test_a_head_that_does_not_read_all_has_no_norm(flat) -> None:
+    with pytest.raises(InputError, match="all of the representation"):
+        rkhs_norm(nn.Sequential(CKN(1, (4,), 3, 2), *flat, nn.Linear(16, 3)))

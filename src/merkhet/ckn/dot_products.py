@@ -15,7 +15,7 @@ from torch import Tensor
 
 from merkhet.core.building import check_positive
 from merkhet.core.errors import choose
-from merkhet.core.kernel_functions import arc_cosine_1, exponential
+from merkhet.core.kernel_functions import arc_cosine_1
 
 KINDS = ("exp", "inverse", "poly", "relu")
 
@@ -47,12 +47,15 @@ class DotProductKernel:
         check_positive(sigma=self.sigma)
 
     def value(self, u: Tensor) -> Tensor:
-        """Return k at cosines of any shape, those beyond [-1, 1] by rounding taken as its ends."""
-        if self.kind == "exp":
-            return exponential(u, self.sigma)
+        """Return k at cosines of any shape, those beyond [-1, 1] by rounding taken as its ends.
+
+        Derivatives there are those at the ends, not 0.
+        """
         if self.kind == "relu":
             return arc_cosine_1(u)
-        inside = u.clamp(-1, 1)
+        inside = u + (u.clamp(-1, 1) - u).detach()
+        if self.kind == "exp":
+            return ((inside - 1) / self.sigma**2).exp()
         return 1 / (2 - inside) if self.kind == "inverse" else ((1 + inside) / 2).square()
 
     def coefficients(self, count: int) -> Tensor:

@@ -42,7 +42,7 @@ def _batch(layer: CKNLayer, maps: Tensor, root: Tensor) -> Tensor:
     for element in layer.patches.elements:
         values = pooled(layer, *layer.readings(maps, element))
         # Channels last, as the compiled loops leave them and the next convolution likes them.
-        frames.append((values.movedim(1, -1) @ root.mT).movedim(-1, 1))
+        frames.append((values.movedim(1, -1).to(root.dtype) @ root.mT).movedim(-1, 1))
     return frames[0] if layer.group is None else torch.stack(frames, 1)
 
 
@@ -71,4 +71,5 @@ def _whole(layer: CKNLayer, maps: Tensor) -> bool:
 def traced() -> bool:
     """Tell whether a compiler or a transform is looking, which follow plain torch alone."""
     compiling = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-    return compiling or transforming()
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return compiling or forward_mode or transforming()

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from merkhet.ckn.frames import turned_patch
 from merkhet.ckn.kmeans import spherical_kmeans
 from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
@@ -44,7 +43,28 @@ def fit_layers(
         progress: Whether a terminal shows progress.
     """
     check_counts(patches=patches, batch_size=batch_size)
-    with evaluating(network):
+    most = max(len(network.layer(place).filters) for place in range(len(network.layers)))
+    if patches < most:
+        raise InputError(f"patches = {patches} for {most} filters: give that many or more")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        _fit_layers(network, images, patches, batch_size, generator, progress)
+    except BaseException:  # as it was, also where the user interrupts
+        network.load_state_dict(before)
+        raise
+
+
+def _fit_layers(
+    network: CKN,
+    images: Images,
+    patches: int,
+    batch_size: int,
+    generator: torch.Generator,
+    progress: bool,
+) -> None:
+    """Set the filters of each layer in turn."""
+    device = network.layer(0).filters.device.type
+    with evaluating(network), torch.autocast(device, enabled=False):
         for place in range(len(network.layers)):
             layer = network.layer(place)
             drawn = draw_patches(network, place, images, patches, batch_size, generator, progress)
@@ -114,8 +134,7 @@ def read_patches(
     out = maps.new_empty(len(which), reading.raw_size)
     for element in reading.elements:
         mine = elements == element
-        turn = turned_patch(reading.group, element, reading.side, dims).to(maps)
-        outer = round(turn.shape[1] ** (1 / dims))
+        turn, outer = reading.turns[element].to(maps), reading.outer[element]
         padded = _padded(reading.frame(maps, element), layer, outer)
         at = [corner[mine].to(maps.device) for corner in corners]
         squares = _gathered(padded, which[mine].to(maps.device), at, outer)

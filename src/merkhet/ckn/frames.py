@@ -8,7 +8,6 @@ Source: Bietti and Mairal, JMLR 2019 (arXiv 1706.03078).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,7 +35,6 @@ def as_group(given: Group | str | None) -> Group | None:
     return GROUPS[choose("group", given, GROUPS)]()
 
 
-@functools.cache
 def turned_patch(group: Group | None, element: int, side: int, dims: int) -> Tensor:
     """Return the matrix that reads a patch as an element of the group sees it.
 
@@ -54,22 +52,22 @@ def turned_patch(group: Group | None, element: int, side: int, dims: int) -> Ten
         InputError: The group does not map patches of this side onto themselves.
     """
     if group is None or element == 0:
-        return torch.eye(side**dims, dtype=torch.float64)
+        return torch.eye(side**dims, dtype=torch.float64, device="cpu")
     _check_side(group, side)
     outer = side if group.exact else side + 2 * (side // 2) + 2
-    units = torch.eye(outer**dims, dtype=torch.float64).reshape(-1, 1, *(outer,) * dims)
+    units = torch.eye(outer**dims, dtype=torch.float64, device="cpu")
+    pictures = units.reshape(-1, 1, *(outer,) * dims)
     # Turn a picture with one lit pixel o back by g: at v stands the weight of x(o) in x(g v).
-    weights = group.act(units, group.inverse(element))[:, 0]
+    with torch.device("cpu"):
+        weights = group.act(pictures, group.inverse(element))[:, 0]
     margin = (outer - side) // 2
     inner = slice(margin, margin + side)
     read = weights[:, inner] if dims == 1 else weights[:, inner, inner]
     return _trimmed(read.flatten(1).mT, outer, side, dims)
 
 
-@functools.cache
-def is_permutation(group: Group | None, element: int, side: int, dims: int) -> bool:
-    """Tell whether an element only moves the pixels of a patch."""
-    matrix = turned_patch(group, element, side, dims)
+def is_permutation(matrix: Tensor) -> bool:
+    """Tell whether a matrix of `turned_patch` only moves the pixels of a patch."""
     return matrix.shape[0] == matrix.shape[1] and bool(((matrix == 0) | (matrix == 1)).all())
 
 

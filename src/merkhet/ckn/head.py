@@ -74,7 +74,7 @@ def fit_head(
         >>> head.linear(x).argmax(1).tolist()
         [0, 0, 1, 1]
     """
-    penalties = _checked_penalties(penalty)
+    penalties, features = _checked_penalties(penalty), features.detach()
     _check(features, labels, classes)
     if labels.min() == labels.max():
         raise InputError(f"labels are all {int(labels[0])}: give inputs of two classes or more")

@@ -128,7 +128,13 @@ class Task:
             return None
         matrix = 2 * self._moments
         matrix.diagonal().add_(penalty)
-        factor: Tensor = torch.linalg.cholesky(matrix)
+        try:
+            factor: Tensor = torch.linalg.cholesky(matrix)
+        except RuntimeError as error:  # torch.linalg.LinAlgError is one
+            raise InputError(
+                f"penalty = {penalty:g} is nothing beside the rounding of these features, or they "
+                "are out of range: give a larger penalty, or features of scale 1"
+            ) from error
         return factor
 
 

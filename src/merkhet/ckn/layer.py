@@ -87,7 +87,8 @@ class CKNLayer(nn.Module):
         self.patches = Reading(in_channels, kernel_size, as_group(group), self.form)
         self.filters = nn.Parameter(torch.empty(filters, self.patches.size))
         self.reading: Tensor | None
-        start = self.patches.start().float() if self.form.patches == "whitened" else None
+        whitened = self.form.patches == "whitened"
+        start = self.patches.start().to(self.filters.dtype) if whitened else None
         self.register_buffer("reading", start)
         draw_normal(self.filters, 1.0, as_generator(seed))
         self.renormalise()
@@ -138,11 +139,16 @@ class CKNLayer(nn.Module):
         """
         read = self.patches.frame(maps, element)
         weights = self.patches.weights(self.raw_filters(), element)
-        if self.form.dims == 2:
+        if self.form.dims == 2 and not engines.traced():
             layout = torch.channels_last
             read, weights = (one.contiguous(memory_format=layout) for one in (read, weights))
         products = self.patches.convolve(read, weights)
-        return products, safe_root(self.patches.squared_norms(read, element, self.reading))
+        # Squares leave the range of half precision at once.
+        wide = torch.promote_types(read.dtype, torch.float32)
+        reading = None if self.reading is None else self.reading.to(wide)
+        with torch.autocast(read.device.type, enabled=False):
+            squares = self.patches.squared_norms(read.to(wide), element, reading)
+        return products, safe_root(squares)
 
     def pool(self, maps: Tensor) -> Tensor:
         """Return Gaussian means of maps (..., *size), along each side."""
@@ -208,6 +214,8 @@ def named_width(layer: CKNLayer) -> bool:
 
 def _scale_and_step(pooling: int | tuple[int, int]) -> tuple[int, int]:
     """Return scale and step of the pooling."""
-    scale, step = (pooling, pooling) if isinstance(pooling, int) else pooling
+    if not isinstance(pooling, tuple | list) or len(pooling) != 2:
+        pooling = (pooling, pooling)
+    scale, step = pooling
     check_counts(pooling=scale, step=step)
     return scale, step

@@ -14,7 +14,7 @@ from merkhet.ckn.fitting import Images, fit_layers, picture_count, pictures
 from merkhet.ckn.form import Form
 from merkhet.ckn.frames import as_group
 from merkhet.ckn.layer import CKNLayer
-from merkhet.core.building import as_generator
+from merkhet.core.building import as_generator, check_counts
 from merkhet.core.errors import InputError
 from merkhet.core.groups import Group
 from merkhet.core.modes import evaluating
@@ -195,6 +195,10 @@ class CKN(nn.Module):
             batch_size: Pictures in one pass.
             progress: Whether a terminal shows progress.
         """
+        check_counts(batch_size=batch_size)
+        if isinstance(images, Tensor) and images.dim() != self.dims + 2:
+            self.check(images)
+            raise InputError(f"pictures of shape {tuple(images.shape)}: give several, (n, ...)")
         count = picture_count(images)
         out: Tensor | None = None
         shown = progress_bar("encoding", count, unit="pictures", shown=progress)

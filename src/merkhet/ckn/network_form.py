@@ -83,7 +83,7 @@ def read_network(
 
 def _leaves(network: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of a network and of those inside it, with their names."""
-    for name, layer in network.named_children():
+    for name, layer in network._modules.items():  # also those that come twice
         if isinstance(layer, nn.Sequential):
             yield from _leaves(layer, f"{prefix}{name}.")
         else:

@@ -65,6 +65,10 @@ def normalised_margins(model: nn.Sequential, images: Tensor, labels: Tensor) -> 
     classes = len(norms)
     if classes < 2:
         raise InputError("the head has one output: margins are between two classes or more")
+    if labels.is_floating_point() or not len(images):
+        raise InputError(
+            f"{len(images)} images, labels in {labels.dtype}: give images, and integers"
+        )
     if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= classes:
         raise InputError(
             f"labels of shape {tuple(labels.shape)} for {len(images)} images: give one each, "
@@ -72,10 +76,10 @@ def normalised_margins(model: nn.Sequential, images: Tensor, labels: Tensor) -> 
         )
     with evaluating(model):
         outputs: Tensor = model(images).double()
-    gaps = outputs.gather(1, labels[:, None]) - outputs
+    gaps = outputs.gather(1, labels[:, None].long()) - outputs
     # Equal rows of the head differ by their biases alone, everywhere.
-    margins = torch.where(gaps == 0, 0.0, gaps / norms[labels])
-    return margins.scatter(1, labels[:, None], math.inf).amin(1)
+    margins = torch.where(gaps == 0, 0.0, gaps / norms[labels.long()])
+    return margins.scatter(1, labels[:, None].long(), math.inf).amin(1)
 
 
 def _head(model: nn.Sequential) -> nn.Linear:
@@ -84,6 +88,14 @@ def _head(model: nn.Sequential) -> nn.Linear:
     if len(layers) < 2 or not isinstance(layers[0], CKN) or not isinstance(layers[-1], nn.Linear):
         raise InputError(
             f"{type(model).__name__}: give nn.Sequential(CKN(...), nn.Flatten(), nn.Linear(...))"
+        )
+    flat = [one for one in layers if isinstance(one, nn.Flatten)]
+    if type(model) is not nn.Sequential or [(one.start_dim, one.end_dim) for one in flat] != [
+        (1, -1)
+    ]:
+        raise InputError(
+            "the head must read all of the representation at once: give "
+            "nn.Sequential(CKN(...), nn.Flatten(), nn.Linear(...)), and no subclass of it"
         )
     for place, layer in enumerate(layers[1:-1], start=1):
         if not isinstance(layer, KEEPERS):

@@ -53,8 +53,12 @@ class Reading:
                 f"or a kernel_size above {side}"
             )
         _check_group(group, form)
-        for element in self.elements:  # a patch that the group does not map is refused here
-            turned_patch(group, element, side, form.dims)
+        # Made once, outside whatever traces a forward pass; patches not mapped are refused here.
+        with torch.inference_mode(False):
+            self.turns = [turned_patch(group, g, side, form.dims) for g in self.elements]
+            self.basis = without_mean(side**form.dims)
+        self.exact = [is_permutation(turn) for turn in self.turns]
+        self.outer = [round(turn.shape[1] ** (1 / form.dims)) for turn in self.turns]
 
     @property
     def over_group(self) -> bool:
@@ -67,9 +71,9 @@ class Reading:
         Rows are orthonormal, so that norms are those of the centred patches.
         """
         if not self.centred:
-            return torch.eye(self.raw_size, dtype=torch.float64)
-        blocks = torch.eye(self.channels * self.reach, dtype=torch.float64)
-        return torch.kron(blocks, without_mean(self.side**self.form.dims))
+            return torch.eye(self.raw_size, dtype=torch.float64, device="cpu")
+        blocks = torch.eye(self.channels * self.reach, dtype=torch.float64, device="cpu")
+        return torch.kron(blocks, self.basis)
 
     def frame(self, maps: Tensor, element: int) -> Tensor:
         """Return the maps (N, s C, *size) that an element of the group reads."""
@@ -80,9 +84,9 @@ class Reading:
 
     def weights(self, matrix: Tensor, element: int) -> Tensor:
         """Return rows (n, p) of raw patches as a convolution of what an element reads."""
-        turn = turned_patch(self.group, element, self.side, self.form.dims).to(matrix)
-        rows = matrix.unflatten(1, (-1, len(turn)))
-        return self._squares(rows if element == 0 else rows @ turn)
+        rows = matrix.unflatten(1, (-1, self.side**self.form.dims))
+        turned = rows if element == 0 else rows @ self.turns[element].to(matrix)
+        return self._squares(turned, element)
 
     def convolve(self, maps: Tensor, weights: Tensor) -> Tensor:
         """Return the products (N, n, *size) of all patches of maps (N, s C, *size) with weights."""
@@ -103,7 +107,7 @@ class Reading:
         """Return rows (n, p) whose product with a raw patch is that of (n, d) with the centred."""
         if not self.centred:
             return seen
-        basis = without_mean(self.side**self.form.dims).to(seen)
+        basis = self.basis.to(seen)
         found: Tensor = seen.unflatten(1, (-1, len(basis))) @ basis
         return found.flatten(1)
 
@@ -111,7 +115,7 @@ class Reading:
         """Return what the kernel sees (n, d) of raw patches (n, p), whitening apart."""
         if not self.centred:
             return raw
-        basis = without_mean(self.side**self.form.dims).to(raw)
+        basis = self.basis.to(raw)
         found: Tensor = raw.unflatten(1, (-1, basis.shape[1])) @ basis.mT
         return found.flatten(1)
 
@@ -130,26 +134,24 @@ class Reading:
             whitened = self.convolve(maps, self.weights(matrix, element))
             found: Tensor = whitened.square().sum(1, keepdim=True)
             return found
-        if not self.centred and is_permutation(self.group, element, self.side, self.form.dims):
+        if not self.centred and self.exact[element]:
             box = maps.new_ones(1, 1, *(self.side,) * self.form.dims)
             return self.convolve(maps.square().sum(1, keepdim=True), box)
-        basis = without_mean(self.side**self.form.dims) if self.centred else None
-        return self._by_channel(maps, element, basis)
+        return self._by_channel(maps, element)
 
-    def _by_channel(self, maps: Tensor, element: int, basis: Tensor | None) -> Tensor:
+    def _by_channel(self, maps: Tensor, element: int) -> Tensor:
         """Return |patch|^2 by the components of each channel's patch in a basis."""
-        turn = turned_patch(self.group, element, self.side, self.form.dims)
-        rows = (turn if basis is None else basis @ turn).to(maps)
-        weights = self._squares(rows[:, None])
+        turn = self.turns[element]
+        rows = (self.basis @ turn if self.centred else turn).to(maps)
+        weights = self._squares(rows[:, None], element)
         apart = maps.flatten(0, 1)[:, None]
         squares: Tensor = self.convolve(apart, weights).square().sum(1, keepdim=True)
         total: Tensor = squares.unflatten(0, maps.shape[:2]).sum(1)
         return total
 
-    def _squares(self, rows: Tensor) -> Tensor:
+    def _squares(self, rows: Tensor, element: int) -> Tensor:
         """Return rows (n, c, K'^dims) as weights (n, c, K', ...)."""
-        side = round(rows.shape[-1] ** (1 / self.form.dims))
-        found: Tensor = rows.unflatten(-1, (side,) * self.form.dims)
+        found: Tensor = rows.unflatten(-1, (self.outer[element],) * self.form.dims)
         return found
 
 
@@ -158,7 +160,7 @@ def without_mean(count: int) -> Tensor:
 
     Helmert's: row i compares entry i + 1 with the mean of those before.
     """
-    rows = torch.zeros(count - 1, count, dtype=torch.float64)
+    rows = torch.zeros(count - 1, count, dtype=torch.float64, device="cpu")
     for i in range(1, count):
         rows[i - 1, :i], rows[i - 1, i] = 1.0, -float(i)
         rows[i - 1] /= math.sqrt(i * (i + 1))

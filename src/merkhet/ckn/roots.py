@@ -27,8 +27,7 @@ def inverse_root(gram: Tensor, root: str) -> Tensor:
         (filters, filters). Gradients are finite also where eigenvalues are equal.
     """
     if root == "symmetric":
-        found: Tensor = SymmetricRoot.apply(gram)  # type: ignore[no-untyped-call]
-        return found
+        return SymmetricRoot.apply(gram)[0]  # type: ignore[no-any-return, no-untyped-call]
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor: Tensor = torch.linalg.cholesky(gram)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
@@ -43,21 +42,28 @@ class SymmetricRoot(torch.autograd.Function):
     -1 / (sqrt(a b) (sqrt(a) + sqrt(b))), in which equal eigenvalues do no harm.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, gram: Tensor) -> Tensor:
-        """Return the root (filters, filters)."""
+    def forward(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the root, the roots of the eigenvalues, and the eigenvectors."""
         values, vectors = torch.linalg.eigh(gram)
         roots = values.sqrt()
+        return (vectors / roots) @ vectors.mT, roots, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        """Keep what the gradient needs."""
+        _, roots, vectors = output
+        ctx.mark_non_differentiable(roots, vectors)
         ctx.save_for_backward(roots, vectors)
-        root: Tensor = (vectors / roots) @ vectors.mT
-        return root
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Return the gradient of the matrix, (filters, filters)."""
         roots, vectors = ctx.saved_tensors
-        (gradient,) = gradients
+        gradient = gradients[0]
         a, b = roots[:, None], roots[None]
         inner = vectors.mT @ ((gradient + gradient.mT) / 2) @ vectors
         found: Tensor = vectors @ (-inner / (a * b * (a + b))) @ vectors.mT

@@ -158,7 +158,7 @@ def _spectral_norm(operator: Operator, shape: torch.Size, generator: torch.Gener
 def _leaves(network: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """Return the layers of a network and of those inside it, with their names."""
     found: list[tuple[str, nn.Module]] = []
-    for name, layer in network.named_children():
+    for name, layer in network._modules.items():  # also those that come twice
         if isinstance(layer, nn.Sequential):
             found += _leaves(layer, f"{prefix}{name}.")
         else:

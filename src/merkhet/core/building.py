@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def check_counts(**counts: object) -> None:
         InputError: One is not; the message names it.
     """
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} = {value!r}: give a whole number of at least 1")
 
 
@@ -63,5 +64,5 @@ def check_positive(**numbers: object) -> None:
         InputError: One is not; the message names it.
     """
     for name, value in numbers.items():
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not isinstance(value, Real) or not 0 < float(value) < math.inf:
             raise InputError(f"{name} = {value!r}: give a positive number")

@@ -26,8 +26,10 @@ def gaussian_windows(length: int, factor: int, stride: int | None = None) -> Ten
     """
     step = stride or factor
     count = -(-length // step)
-    centres = (length - 1) / 2 + step * (torch.arange(count).double() - (count - 1) / 2)
-    distances = torch.arange(length) - centres[:, None]
+    centres = (length - 1) / 2 + step * (
+        torch.arange(count, device="cpu").double() - (count - 1) / 2
+    )
+    distances = torch.arange(length, device="cpu") - centres[:, None]
     # exp(-d^2 / 2 sigma^2) with sigma^2 = factor^2 / 2
     found = (-((distances / factor) ** 2)).exp() * (distances.abs() <= factor)
     return found / found.sum(1, keepdim=True)
