@@ -24,12 +24,10 @@ KINDS = ("exp", "inverse", "poly", "relu")
 class DotProductKernel:
     """A kernel of unit vectors, as a function k of their cosine u.
 
-    | kind | k(u) |
-    |---|---|
-    | "exp" | exp((u - 1) / sigma^2) |
-    | "inverse" | 1 / (2 - u) |
-    | "poly" | ((1 + u) / 2)^2 |
-    | "relu" | the arc-cosine kernel of order 1, that of ReLU networks of infinite width |
+    - "exp": exp((u - 1) / sigma^2)
+    - "inverse": 1 / (2 - u)
+    - "poly": ((1 + u) / 2)^2
+    - "relu": the arc-cosine kernel of order 1, that of ReLU networks of infinite width
 
     Attributes:
         kind: Which.

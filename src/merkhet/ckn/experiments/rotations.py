@@ -200,23 +200,16 @@ def _compare(trial: Trial, found: dict[str, list[float]]) -> None:
 def _draw(trial: Trial) -> Any:
     """Draw accuracy against labels."""
     from merkhet.report.figures import COLOURS, figure
+    from merkhet.report.lines import draw_line
 
     made, (axis,) = figure(width=5.6, height=3.8)
     counts = PLANS[trial.size]["labels"]
     for place, (method, colour) in enumerate(zip(METHODS, COLOURS, strict=False)):
         apart = 1.02 ** (place - len(METHODS) // 2)  # or intervals would cover each other
-        found = [
-            trial.record.figures[f"test accuracy, {method}, {count} labels"] for count in counts
-        ]
-        values = [one.value for one in found]
-        ends = [one.interval or (one.value, one.value) for one in found]
-        margins = [
-            [value - low for value, (low, _) in zip(values, ends, strict=True)],
-            [high - value for value, (_, high) in zip(values, ends, strict=True)],
-        ]
-        style = "s--" if method in CNNS else "o-"
+        names = [f"test accuracy, {method}, {count} labels" for count in counts]
+        style = {"marker": "s", "ls": "--"} if method in CNNS else {}
         at = [apart * count for count in counts]
-        axis.errorbar(at, values, margins, fmt=style, ms=3, capsize=2, color=colour, label=method)
+        draw_line(axis, trial.record, at, names, method, color=colour, **style)
     axis.set(xscale="log", xlabel="labels", ylabel="test accuracy, %", title="turned digits")
     axis.set_xticks(counts, [f"{count:,}" for count in counts])
     axis.minorticks_off()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from merkhet.core.timing import interleaved
 from merkhet.memory import ProductKeyMemory
 from merkhet.memory.experiments.language import LANGUAGES, Language, compare, over_seeds
-from merkhet.memory.experiments.pictures import draw_line
 from merkhet.models import Transformer
 from merkhet.report import Record, Trial, experiment
+from merkhet.report.lines import draw_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

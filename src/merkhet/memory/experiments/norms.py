@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from merkhet.memory.experiments.language import LANGUAGES, compare, over_seeds
-from merkhet.memory.experiments.pictures import draw_line
 from merkhet.report import Record, Trial, experiment
+from merkhet.report.lines import draw_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ import torch
 from merkhet.core.timing import interleaved
 from merkhet.memory import ProductKeyMemory
 from merkhet.memory.experiments.language import LANGUAGES, Language, over_seeds
-from merkhet.memory.experiments.pictures import draw_points
 from merkhet.report import Record, Trial, experiment
+from merkhet.report.lines import draw_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

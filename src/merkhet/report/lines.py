@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from merkhet.report import Record
+from merkhet.report.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def draw_line(
-    axis: Axes, record: Record, places: Sequence[float], names: Sequence[str], label: str
+    axis: Axes,
+    record: Record,
+    places: Sequence[float],
+    names: Sequence[str],
+    label: str,
+    **style: Any,
 ) -> None:
     """Draw figures of a record as a line with their intervals.
 
@@ -22,11 +27,11 @@ def draw_line(
         places: Where each stands on the horizontal axis.
         names: Of the figures.
         label: Of the line.
+        style: What matplotlib's errorbar takes, such as its colour.
     """
     values = [record.figures[name].value for name in names]
-    axis.errorbar(
-        places, values, _margins(record, names), marker="o", markersize=3, capsize=2, label=label
-    )
+    drawn = {"marker": "o", "markersize": 3, "capsize": 2, **style}
+    axis.errorbar(places, values, _margins(record, names), label=label, **drawn)
 
 
 def draw_points(axis: Axes, record: Record, labels: Sequence[str], names: Sequence[str]) -> None:
