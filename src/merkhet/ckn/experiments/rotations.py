@@ -69,6 +69,13 @@ def rotations(trial: Trial) -> None:
         name: trial.step(f"features of {name}", partial(_features, name, pool[0], test[0]))
         for name in GROUPS
     }
+    rates = {
+        (method, count): trial.step(
+            f"rate of {method}, {count} labels", partial(_rate, method, count, plan, pool)
+        )
+        for method in CNNS
+        for count in plan["labels"]
+    }
     found: dict[str, list[float]] = {}
     for count in plan["labels"]:
         for method in METHODS:
@@ -76,7 +83,7 @@ def rotations(trial: Trial) -> None:
             found[key] = [
                 trial.step(
                     f"{key}, seed {seed}",
-                    partial(_learned, method, count, seed, plan, pool, test, features),
+                    partial(_learned, method, count, seed, plan, pool, test, features, rates),
                 )
                 for seed in trial.record.seeds
             ]
@@ -125,12 +132,12 @@ def _learned(
     pool: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     features: dict[str, list[Tensor]],
+    rates: dict[tuple[str, int], float],
 ) -> float:
     """Return the test accuracy in percent from `count` labels of the pool."""
     drawn = _drawn(pool[1], count, seed)
     if method in CNNS:
-        copies = method != "CNN"
-        rate = _rate(copies, count, plan, pool)
+        copies, rate = method != "CNN", rates[method, count]
         network = _network(pool[0][drawn], pool[1][drawn], copies, rate, plan["steps"], seed)
         return 100 * accuracy(network, TensorDataset(*test)).value
     pooled, tested, _ = features[method]
@@ -144,9 +151,9 @@ def _drawn(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count]
 
 
-def _rate(copies: bool, count: int, plan: dict[str, Any], pool: tuple[Tensor, Tensor]) -> float:
+def _rate(method: str, count: int, plan: dict[str, Any], pool: tuple[Tensor, Tensor]) -> float:
     """Return the rate that is the best on a fifth of the first seed's labels."""
-    drawn = _drawn(pool[1], count, 0)
+    copies, drawn = method != "CNN", _drawn(pool[1], count, 0)
     held, rest = drawn[: count // 5], drawn[count // 5 :]
     kept = TensorDataset(pool[0][held], pool[1][held])
     scores = [
