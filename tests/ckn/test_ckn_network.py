@@ -226,3 +226,11 @@ def test_tables_made_on_another_device_or_in_inference_do_no_harm() -> None:
 def test_several_pictures_are_encoded_not_one() -> None:
     with pytest.raises(InputError, match="give several"):
         CKN(6, (6,), 3, 2).encode(torch.rand(6, 10, 10))
+
+
+@pytest.mark.parametrize("value", [0.7, 1.0, 3e-5])
+@pytest.mark.parametrize("patches", ["centred", "whitened"])
+def test_the_rounding_of_constant_pictures_makes_no_filters(value, patches) -> None:
+    network = CKN(1, (1,), 3, 2, form=Form(patches=patches, padding="valid"))
+    with pytest.raises(InputError, match="not zero"):
+        network.fit_unsupervised(torch.full((4, 1, 9, 9), value), patches=500, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,31 +47,25 @@ def fit_layers(
     most = max(len(network.layer(place).filters) for place in range(len(network.layers)))
     if patches < most:
         raise InputError(f"patches = {patches} for {most} filters: give that many or more")
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    try:
-        _fit_layers(network, images, patches, batch_size, generator, progress)
-    except BaseException:  # as it was, also where the user interrupts
-        network.load_state_dict(before)
-        raise
-
-
-def _fit_layers(
-    network: CKN,
-    images: Images,
-    patches: int,
-    batch_size: int,
-    generator: torch.Generator,
-    progress: bool,
-) -> None:
-    """Set the filters of each layer in turn."""
     device = network.layer(0).filters.device.type
-    with evaluating(network), torch.autocast(device, enabled=False):
+    with whole_or_not(network), evaluating(network), torch.autocast(device, enabled=False):
         for place in range(len(network.layers)):
             layer = network.layer(place)
             drawn = draw_patches(network, place, images, patches, batch_size, generator, progress)
             if layer.reading is not None:
                 layer.reading.copy_(whitening(drawn, layer.patches.start()))
-            layer.filters.copy_(_centres(layer.seen(drawn), place, layer, generator, progress))
+            layer.filters.copy_(_centres(_seen(layer, drawn), place, layer, generator, progress))
+
+
+@contextmanager
+def whole_or_not(network: CKN) -> Iterator[None]:
+    """Put the filters back if what changes them fails, or is interrupted."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        network.load_state_dict(before)
+        raise
 
 
 def draw_patches(
@@ -221,6 +216,13 @@ def _gathered(maps: Tensor, which: Tensor, corners: list[Tensor], side: int) -> 
     columns = (corners[1][:, None] + steps)[:, None]
     squares: Tensor = maps[which[:, None, None], :, rows, columns]
     return squares.movedim(-1, 1)
+
+
+def _seen(layer: CKNLayer, raw: Tensor) -> Tensor:
+    """Return what the kernel sees (n, d) of raw patches (n, p), 0 where that is only rounding."""
+    seen = layer.seen(raw)
+    rounding = 8 * torch.finfo(raw.dtype).eps * raw.norm(dim=1, keepdim=True)
+    return seen.where(seen.norm(dim=1, keepdim=True) > rounding, 0)
 
 
 def _centres(
