@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,30 @@ def test_an_interrupted_trial_goes_on_where_it_stopped(tmp_path: Path) -> None:
         "two_steps.json"
     ]
     assert not (tmp_path / "stability" / ".work").exists()
+
+
+def test_steps_run_in_processes_of_one_thread_and_are_kept(tmp_path: Path) -> None:
+    found: list[dict[str, object]] = []
+
+    def many(trial: Trial) -> None:
+        """Show many steps."""
+        trial.step("2", partial(math.factorial, 5))  # kept under the key of another computation
+        work = {str(n): partial(math.factorial, n) for n in (4, 3, 2)}
+        found.append(trial.steps({**work, "threads": torch.get_num_threads}, workers=2))
+        found.append(trial.steps({}))
+
+    read_record(reproduce(make(many), "small", tmp_path))
+    assert found == [{"4": 24, "3": 6, "2": 120, "threads": 1}, {}]
+    assert list(found[0]) == ["4", "3", "2", "threads"]
+
+
+def test_a_step_that_fails_in_a_process_raises_here(tmp_path: Path) -> None:
+    def failing(trial: Trial) -> None:
+        """Show a failure."""
+        trial.steps({"bad": partial(math.factorial, -1)})
+
+    with pytest.raises(ValueError, match="negative"):
+        reproduce(make(failing), "small", tmp_path)
 
 
 def test_sizes_folders_and_names_are_checked(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from merkhet.core import discovery
 from merkhet.core.errors import InputError, choose
 from merkhet.core.files import atomic_file
+from merkhet.core.processes import in_processes
 from merkhet.report.record import Figure, Goal, Record
 
 if TYPE_CHECKING:
@@ -89,19 +90,46 @@ class Trial:
             key: Names the step and everything it depends on.
             compute: Returns tensors, numbers, strings, and lists and dicts of them.
         """
-        path = self._work / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
+        path = self._path(key)
         if path.exists():
-            kept = torch.load(path, weights_only=True)
-            self.record.seconds += kept["seconds"]
-            return kept["value"]
+            return self._kept(path)
         start = time.perf_counter()
         value = compute()
-        seconds = time.perf_counter() - start
-        with atomic_file(path) as aside:
+        self._keep(key, value, time.perf_counter() - start)
+        return value
+
+    def steps(
+        self, computes: Mapping[str, Callable[[], Any]], workers: int | None = None
+    ) -> dict[str, Any]:
+        """Return what each of several steps computes, some at a time in processes of one thread.
+
+        Args:
+            computes: As for `step`, by key; each can be pickled.
+            workers: How many at a time; as many as there are cores by default.
+        """
+        found = {key: self._kept(path) for key in computes if (path := self._path(key)).exists()}
+        missing = {key: compute for key, compute in computes.items() if key not in found}
+        for key, value, seconds in in_processes(missing, workers):
+            self._keep(key, value, seconds)
+            found[key] = value
+        return {key: found[key] for key in computes}
+
+    def _path(self, key: str) -> Path:
+        """Return where a step is kept."""
+        return self._work / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
+
+    def _kept(self, path: Path) -> Any:
+        """Return what a step that is kept returned."""
+        kept = torch.load(path, weights_only=True)
+        self.record.seconds += kept["seconds"]
+        return kept["value"]
+
+    def _keep(self, key: str, value: Any, seconds: float) -> None:
+        """Keep what a step returned, and tell of it."""
+        with atomic_file(self._path(key)) as aside:
             torch.save({"value": value, "seconds": seconds}, aside)
         self.record.seconds += seconds
         self.tell(f"{key} ({seconds:.1f} s)")
-        return value
 
     def figure(
         self,
