@@ -71,5 +71,6 @@ def test_the_demo_runs_on_what_is_always_here(monkeypatch) -> None:
     monkeypatch.setattr(demo, "STEPS", 20)
     lines: list[str] = []
     report = run_demo("digits", seed=0, tell=lines.append)
-    assert set(report.sections) == {"outputs", "accuracy", "cost", "stability", "tangent_kernel"}
+    wanted = {"outputs", "accuracy", "cost", "stability", "tangent_kernel"}
+    assert wanted | {"lipschitz", "certified", "flips"} == set(report.sections)
     assert "digits" in lines[0]

@@ -59,6 +59,48 @@ class HomogeneousNetwork(nn.Sequential):
         """Tell whether a pooling layer lies between two convolutions."""
         return any(isinstance(layer, POOLINGS) for layer in self._between())
 
+    def kernel_map_lipschitz(self, input_shape: tuple[int, ...]) -> float:
+        """Return an upper bound of the Lipschitz constant of its RKHS's kernel map, l2 to l2.
+
+        Args:
+            input_shape: (channels, rows, columns).
+
+        Raises:
+            InputError: The network was made without a kernel.
+        """
+        from merkhet.ckn.map_lipschitz import homogeneous_lipschitz
+
+        self._own_kernel()
+        return homogeneous_lipschitz(self, input_shape)
+
+    def rkhs_norm_upper(
+        self, network: nn.Module, input_shape: tuple[int, ...]
+    ) -> tuple[Tensor, str]:
+        """Return upper bounds (outputs,) of RKHS norms, and why one is infinite, or "".
+
+        Args:
+            network: The whole network, with its linear head; this one or one around it.
+            input_shape: (channels, rows, columns).
+
+        Raises:
+            InputError: The network was made without a kernel, or has layers without a bound.
+        """
+        from merkhet.ckn.cnn_norm import cnn_norm_bound
+
+        channels, rows, columns = input_shape
+        assert isinstance(network, nn.Sequential)
+        found = cnn_norm_bound(network, (channels, rows, columns), self._own_kernel())
+        return found.norm, found.reason or ""
+
+    def _own_kernel(self) -> DotProductKernel:
+        """Return the kernel; refuse a network that was made without one."""
+        if self.kernel is None:
+            raise InputError(
+                "a norm is one in the RKHS of a kernel: give it, as in HomogeneousNetwork(..., "
+                'kernel=DotProductKernel("inverse"))'
+            )
+        return self.kernel
+
     def _between(self) -> list[nn.Module]:
         """Return the layers from the first convolution to the last."""
         layers = list(self)

@@ -155,6 +155,24 @@ class CKN(nn.Module):
             size = layer.output_size(size)
         return len(self.layer(-1).filters), *size
 
+    def kernel_map_lipschitz(self, input_shape: tuple[int, ...]) -> float:
+        """Return an upper bound of the representation's Lipschitz constant, l2 to l2.
+
+        Args:
+            input_shape: (in_channels, *size).
+
+        Returns:
+            The bound; inf for a group whose turns interpolate.
+        """
+        from merkhet.ckn.map_lipschitz import ckn_lipschitz
+
+        self._check_size(tuple(input_shape[1:]))
+        return ckn_lipschitz(self, input_shape)
+
+    def lipschitz_constant(self, input_shape: tuple[int, ...]) -> float:
+        """Return `kernel_map_lipschitz`: what `merkhet.rkhs.lipschitz` takes the network for."""
+        return self.kernel_map_lipschitz(input_shape)
+
     def fit_unsupervised(
         self,
         images: Images,

@@ -7,7 +7,6 @@ NeurIPS 2017 (arXiv 1706.08498).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +15,16 @@ from torch import Tensor, nn
 from merkhet.ckn.gaussian_pool import GaussianPool2d
 from merkhet.ckn.homogeneous import HomogeneousConv2d
 from merkhet.core.errors import InputError
+from merkhet.core.linear.chain import Chain
+from merkhet.core.linear.modules import steps_of
+from merkhet.core.linear.power import power_norm
+from merkhet.core.linear.scaling import weights_of, with_weights
+from merkhet.core.linear.steps import Sizes, Step
 
-ROUNDS = 500
-TOLERANCE = 1e-10  # relative change of the squared norm at which the iteration ends
 LIPSCHITZ = (nn.ReLU, nn.ReLU6, nn.Tanh, nn.Softsign)  # of constant 1, and 0 at 0
 KEEPERS = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
 POOLINGS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, GaussianPool2d)
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear)
-Operator = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,15 @@ def layer_norms(
     """
     if not isinstance(network, nn.Sequential):
         raise InputError(f"{type(network).__name__}: give an nn.Sequential without branches")
-    generator = torch.Generator().manual_seed(seed)
-    shape, before = torch.Size((1, *input_shape)), 1.0
+    shape, before = tuple(input_shape), 1.0
     norms: list[LayerNorms] = []
     for name, layer in _leaves(network):
         _check(name, layer, first=not norms)
         if isinstance(layer, (*LINEAR, HomogeneousConv2d)):
-            norms.append(_of_layer(layer, shape, generator))
+            norms.append(_of_layer(layer, shape, seed))
         elif isinstance(layer, POOLINGS):
-            one = shape if len(shape) < 3 else torch.Size((1, 1, *shape[2:]))
-            norm = _spectral_norm(layer, one, generator)
+            one = shape if len(shape) < 2 else (1, *shape[1:])
+            norm = power_norm(Chain((_step(layer),), one), seed=seed)
             before = before * norm if not norms else before
             if norms:
                 last = norms[-1]
@@ -111,12 +111,15 @@ def layer_norms(
     return [LayerNorms(first.spectral, first.rows, first.lipschitz * before), *norms[1:]]
 
 
-def _of_layer(layer: nn.Module, shape: torch.Size, generator: torch.Generator) -> LayerNorms:
+def _of_layer(layer: nn.Module, shape: Sizes, seed: int) -> LayerNorms:
     """Return the norms of a linear or homogeneous layer."""
-    operator, squared = _operators(layer)
-    spectral = _spectral_norm(operator, shape, generator)
+    step = _step(layer)
+    spectral = power_norm(Chain((step,), shape), seed=seed)
     # A row's squared norm is what squared weights make of ones: padding has none.
-    rows = float(squared(torch.ones(shape, dtype=torch.float64)).clamp(min=0).sqrt().sum())
+    found = weights_of(step)
+    assert found is not None
+    squared = with_weights(step, found[1].square())
+    rows = float(squared.apply(torch.ones(1, *shape).double()).clamp(min=0).sqrt().sum())
     if not isinstance(layer, HomogeneousConv2d):
         return LayerNorms(spectral, rows, 1.0)
     constant = layer.out_channels / (4 * math.pi) if layer.activation == "smooth_relu" else 0.0
@@ -124,35 +127,47 @@ def _of_layer(layer: nn.Module, shape: torch.Size, generator: torch.Generator) -
     return LayerNorms(extended, rows, math.sqrt(1 + constant))
 
 
-def _operators(layer: nn.Module) -> tuple[Operator, Operator]:
-    """Return a layer's linear map in float64, and the one with squared weights."""
-    weight = layer.get_parameter("weight").detach().double().cpu()
-    found = [_with_weight(layer, value) for value in (weight, weight.square())]
-    return found[0], found[1]
+@dataclass(frozen=True, eq=False)
+class _Homogeneous(Step):
+    """The convolution inside a homogeneous layer."""
+
+    layer: HomogeneousConv2d
+    weight: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return W x, what the layer reads patches by."""
+        return self.layer.convolve(x, self.weight)
+
+    def output_shape(self, input_shape: Sizes) -> Sizes:
+        """Return the shape of one answer."""
+        return tuple(self.apply(torch.zeros(1, *input_shape).to(self.weight)).shape[1:])
 
 
-def _with_weight(layer: nn.Module, weight: Tensor) -> Operator:
-    """Return the layer's linear map with another weight and no bias."""
-    if isinstance(layer, nn.Linear):
-        return lambda x: x @ weight.mT
+@dataclass(frozen=True, eq=False)
+class _Gaussian(Step):
+    """Gaussian pooling."""
+
+    layer: GaussianPool2d
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return means over windows."""
+        answer: Tensor = self.layer(x)
+        return answer
+
+    def output_shape(self, input_shape: Sizes) -> Sizes:
+        """Return the shape of one answer."""
+        return tuple(self.apply(torch.zeros(1, *input_shape).double()).shape[1:])
+
+
+def _step(layer: nn.Module) -> Step:
+    """Return a layer's linear map, with weights in float64 on the processor."""
+    if isinstance(layer, GaussianPool2d):
+        return _Gaussian(layer)
     if isinstance(layer, HomogeneousConv2d):
-        return lambda x: layer.convolve(x, weight)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    return lambda x: layer._conv_forward(x, weight, None)
-
-
-def _spectral_norm(operator: Operator, shape: torch.Size, generator: torch.Generator) -> float:
-    """Return the spectral norm of a linear map by power iteration, from below."""
-    vector = torch.randn(shape, generator=generator, dtype=torch.float64)
-    square = 0.0
-    for _ in range(ROUNDS):
-        unit = (vector / vector.norm()).requires_grad_()
-        answer = operator(unit)
-        (vector,) = torch.autograd.grad(answer, unit, answer.detach())
-        before, square = square, float(answer.detach().square().sum())
-        if square == 0 or abs(square - before) <= TOLERANCE * square:
-            break
-    return math.sqrt(square)
+        return _Homogeneous(layer, layer.weight.detach().double().cpu())
+    (step,) = steps_of(layer)
+    found = weights_of(step)
+    return with_weights(step, found[1].detach().double().cpu()) if found else step
 
 
 def _leaves(network: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
@@ -167,11 +182,11 @@ def _leaves(network: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Modu
 
 
 @torch.no_grad()
-def _shape_after(layer: nn.Module, shape: torch.Size) -> torch.Size:
+def _shape_after(layer: nn.Module, shape: Sizes) -> Sizes:
     """Return the shape of a layer's answer."""
     parameter = next(layer.parameters(), torch.empty(0))
-    answer: Tensor = layer(torch.zeros(shape).to(parameter))
-    return answer.shape
+    answer: Tensor = layer(torch.zeros(1, *shape).to(parameter))
+    return tuple(answer.shape[1:])
 
 
 def _check(name: str, layer: nn.Module, *, first: bool) -> None:

@@ -1,0 +1,305 @@
+"""The audit's checks of variation, on networks whose constants and distances are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from merkhet.audit import audit
+from merkhet.audit.subject import make_subject
+from merkhet.core.errors import InputError
+from merkhet.models import SmallCNN, Transformer
+from merkhet.report import Section, Subject
+from merkhet.rkhs.checks import CHECKS, looking
+from merkhet.rkhs.checks.certificates import certified
+from merkhet.rkhs.checks.constant import lipschitz
+from merkhet.rkhs.checks.perturbations import flips
+from merkhet.rkhs.prepared import Prepared
+
+LABELS = torch.arange(40) % 4
+SECONDS = 10.0
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def linear(classes: int = 4) -> nn.Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Linear(6, classes)
+
+
+def subject_of(module: nn.Module, inputs: Tensor | None = None, **more: object) -> Subject:
+    inputs = drawn(40, 6) if inputs is None else inputs
+    subject = make_subject(module, (inputs, LABELS[: len(inputs)]), samples=len(inputs))
+    return replace(subject, **more)  # type: ignore[arg-type]
+
+
+def distances(module: nn.Linear, subject: Subject) -> Tensor:
+    """Return how far the inputs are from where a linear network changes its prediction."""
+    weight, bias = module.weight.detach().double(), module.bias.detach().double()
+    scores = subject.inputs.double() @ weight.T + bias
+    y = scores.argmax(1)
+    gaps = scores.gather(1, y[:, None]) - scores
+    lengths = (weight[y][:, None] - weight[None]).norm(dim=2)
+    found = gaps / lengths
+    return found.scatter(1, y[:, None], math.inf).amin(1)
+
+
+def names(section: Section) -> list[str]:
+    return [finding.name for finding in section.findings]
+
+
+def test_a_linear_network_has_the_norm_of_its_matrix() -> None:
+    module = linear()
+    section = lipschitz(subject_of(module), SECONDS)
+    norm = float(torch.linalg.matrix_norm(module.weight.detach().double(), ord=2))
+    assert section.figures["lipschitz(lower)"] == pytest.approx(norm, rel=1e-6)
+    assert section.figures["lipschitz(upper)"] == pytest.approx(norm, rel=1e-6)
+    assert section.figures["lipschitz(ratio)"] >= 1
+    assert names(section) == []
+    assert "<svg" in section.pictures[0].svg
+
+
+def test_the_preparation_of_inputs_is_a_part_of_the_function() -> None:
+    module, mean = linear(), torch.full((6,), 0.5)  # a tensor that the graph must know
+    plain, prepared = (
+        subject_of(module),
+        subject_of(module, preprocess=lambda inputs: (inputs - mean.to(inputs)) / 0.25),
+    )
+    figures = [lipschitz(subject, SECONDS).figures for subject in (plain, prepared)]
+    for name in ("lipschitz(lower)", "lipschitz(upper)"):
+        assert figures[1][name] == pytest.approx(4 * figures[0][name], rel=1e-6)
+    moved = replace(plain, inputs=(plain.inputs - 0.5) / 0.25)
+    radii = [certified(subject, SECONDS).figures for subject in (moved, prepared)]
+    assert radii[1]["certified(median)"] == pytest.approx(
+        radii[0]["certified(median)"] / 4, rel=1e-5
+    )
+    sizes = [flips(subject, SECONDS).figures for subject in (moved, prepared)]
+    assert sizes[1]["flips(median)"] == pytest.approx(sizes[0]["flips(median)"] / 4, rel=1e-3)
+
+
+def test_two_scores_of_a_linear_network_are_certified_up_to_the_boundary() -> None:
+    module = linear(2)
+    subject = subject_of(module)
+    subject = replace(subject, labels=module(subject.inputs).argmax(1))
+    wanted = float(distances(module, subject).median())
+    found = certified(subject, SECONDS).figures
+    assert found["certified(median)"] == pytest.approx(wanted, rel=1e-5)
+    assert found["certified(median)"] <= wanted * (1 + 1e-12)
+    share = float((distances(module, subject) > 0.25).double().mean())
+    assert found["certified(accuracy,0.25)"] == pytest.approx(share)
+
+
+def test_wrong_predictions_have_no_radius_and_without_labels_none_is_wrong() -> None:
+    module = linear()
+    subject = subject_of(module)
+    right = float((module(subject.inputs).argmax(1) == subject.labels).double().mean())
+    assert 0 < right < 0.5
+    section = certified(subject, SECONDS)
+    assert f"{right:.1%} are right at all" in section.summary
+    assert section.figures["certified(median)"] == 0
+    section = certified(replace(subject, labels=None), SECONDS)
+    assert "right" not in section.summary
+    assert section.figures["certified(median)"] > 0
+
+
+def test_flips_of_a_linear_network_are_the_distance_to_the_boundary() -> None:
+    module = linear()
+    subject = subject_of(module)
+    wanted = distances(module, subject)
+    found = flips(subject, SECONDS).figures
+    assert found["flips(found)"] == 1
+    assert found["flips(median)"] == pytest.approx(float(wanted.median()), rel=1e-3)
+    assert found["flips(median)"] >= float(wanted.median()) * (1 - 1e-6)
+    lengths = subject.inputs.double().norm(dim=1)
+    assert found["flips(median,relative)"] == pytest.approx(
+        float((wanted / lengths).median()), rel=1e-3
+    )
+
+
+def test_the_yardstick_is_half_the_way_to_another_label() -> None:
+    inputs, labels = torch.tensor([[0.0, 0], [0, 1], [0, 4], [3, 0]]), torch.tensor([0, 0, 1, 1])
+    found = looking.half_distances(inputs, labels)
+    assert found is not None
+    assert found.tolist() == pytest.approx([1.5, 1.5, 1.5, 1.5])
+    assert looking.half_distances(inputs, torch.zeros(4, dtype=torch.long)) is None
+
+
+def test_a_function_that_cannot_be_read_is_taken_as_it_is() -> None:
+    def noisy(inputs: Tensor) -> Tensor:
+        return inputs + torch.rand(6)
+
+    def branching(inputs: Tensor) -> Tensor:
+        return inputs if inputs.sum() < 1e9 else -inputs
+
+    for function in (noisy, branching):
+        assert Prepared(linear(), function, drawn(1, 6)).preprocess is function
+    own = nn.Identity()
+    assert Prepared(linear(), own, drawn(1, 6)).preprocess is own
+    shift = drawn(6)
+    read = Prepared(linear(), lambda inputs: inputs - shift, drawn(1, 6))
+    assert [name for name, _ in read.named_buffers()] == ["preprocess._tensor_constant0"]
+    torch.testing.assert_close(read(drawn(3, 6)), linear()(drawn(3, 6) - shift))
+
+
+class Sensitive(nn.Module):
+    """Scores that flip within a small change: a wave of the first coordinate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wave = nn.Linear(6, 4, bias=False)
+        with torch.no_grad():
+            self.wave.weight.copy_(40 * torch.eye(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.wave(x))
+
+
+def test_short_radii_and_short_flips_are_found_with_their_remedies() -> None:
+    subject = subject_of(Sensitive(), 3 * F.one_hot(LABELS, 6).float() + 0.01 * drawn(40, 6))
+    found = {
+        finding.name: finding
+        for section in (certified(subject, SECONDS), flips(subject, SECONDS))
+        for finding in section.findings
+    }
+    assert found["certified(median)"].value < 0.5 * 3 / math.sqrt(2)
+    assert "SpectralConstraint" in found["certified(median)"].code
+    for finding in found.values():
+        assert f"{finding.value:.3g}" in finding.sentence
+        assert 0 < finding.weight < 1
+
+
+def loose() -> Subject:
+    """Return a network of many layers, one of them large."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(6)]
+        deep = nn.Sequential(*layers, nn.Linear(6, 4))
+    with torch.no_grad():
+        deep[2][0].weight.mul_(7)
+    return subject_of(deep)
+
+
+def test_a_loose_bound_names_the_largest_factor() -> None:
+    section = lipschitz(loose(), SECONDS)
+    (finding,) = section.findings
+    ratio = section.figures["lipschitz(upper)"] / section.figures["lipschitz(lower)"]
+    assert finding.value == pytest.approx(ratio)
+    assert ", of 2.0 (" in finding.remedy
+    assert finding.weight <= 0.35
+    assert len(section.tables[0].rows) >= 7
+
+
+def test_the_code_of_every_remedy_runs() -> None:
+    inputs = 3 * F.one_hot(LABELS, 6).float() + 0.01 * drawn(40, 6)
+    wave = subject_of(Sensitive(), inputs)
+    codes = {
+        finding.code
+        for check, subject in ((lipschitz, loose()), (certified, wave), (flips, wave))
+        for finding in check(subject, SECONDS).findings
+    }
+    assert len(codes) == 3
+    for code in codes:
+        space = {"module": linear(), "inputs": drawn(40, 6), "labels": LABELS}
+        exec(code, space)
+
+
+class Attending(nn.Module):
+    """Attention of the rows of a picture to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.parts = nn.Linear(8, 24)
+            self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.parts(x[:, 0]).chunk(3, 2)
+        return self.head(F.scaled_dot_product_attention(query, key, value).flatten(1))
+
+
+def test_attention_has_no_bound_which_is_said_and_is_no_finding() -> None:
+    subject = subject_of(Attending(), drawn(40, 1, 8, 8).sigmoid())
+    section = lipschitz(subject, SECONDS)
+    assert "There is no finite upper bound" in section.summary
+    assert "attention" in section.summary
+    assert section.findings == ()
+    assert "lipschitz(upper)" not in section.figures
+    assert section.figures["lipschitz(lower)"] > 0
+    with pytest.raises(InputError, match=r"no finite Lipschitz bound to certify by: .*attention"):
+        certified(subject, SECONDS)
+    assert flips(subject, SECONDS).figures["flips(found)"] > 0
+
+
+def test_pictures_show_examples_and_leave_the_network_as_it_was() -> None:
+    module = SmallCNN(widths=(4,), seed=1)
+    module.train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    subject = subject_of(module, drawn(40, 1, 8, 8).sigmoid(), classes=("a", "b", "c", "d"))
+    sections = {}
+    for check in CHECKS:
+        assert check.refuse(subject) is None
+        section = sections[check.name] = check.run(subject, SECONDS)
+        assert all("<svg" in picture.svg for picture in section.pictures)
+        assert all(math.isfinite(value) for value in section.figures.values())
+        assert str(len(subject.inputs)) in section.notes[0]
+    assert module.training
+    assert all(part.training for part in module.modules())
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert all(value.grad is None and value.requires_grad for value in module.parameters())
+    assert len(sections["flips"].pictures) == 2
+    radius = certified(replace(subject, labels=None), SECONDS).figures["certified(median)"]
+    assert 0 < radius <= sections["flips"].figures["flips(median)"]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_what_has_no_lengths_is_refused_in_words(check) -> None:
+    language = Transformer(11, dim=16, layers=1)
+    tokens = torch.randint(0, 11, (20, 8), generator=torch.Generator().manual_seed(0))
+    subject = make_subject(language, tokens, samples=20)
+    assert "tokens, whose changes have no length" in (check.refuse(subject) or "")
+    few = subject_of(linear(), drawn(5, 6))
+    assert "5 inputs are too few" in (check.refuse(few) or "")
+    if check.name != "lipschitz":
+        one = subject_of(linear(1))
+        assert "not scores by class" in (check.refuse(one) or "")
+        more = replace(subject_of(linear(3)), labels=LABELS)
+        assert "labels go to 3, the network has 3 scores" in (check.refuse(more) or "")
+
+
+@pytest.mark.parametrize("check", [lipschitz, certified, flips])
+def test_too_little_time_is_told(check) -> None:
+    with pytest.raises(InputError, match="left for it: allow more seconds"):
+        check(subject_of(linear()), 1e-9)
+
+
+def test_norms_that_would_take_too_long_are_estimated_and_not_certified(monkeypatch) -> None:
+    for module in ("constant", "certificates"):
+        name = f"merkhet.rkhs.checks.{module}.seconds_to_certify"
+        monkeypatch.setattr(name, lambda network: 100.0)
+    section = lipschitz(subject_of(linear()), SECONDS)
+    assert "is estimated to be at most" in section.summary
+    assert "lipschitz(upper,estimate)" in section.figures
+    assert "lipschitz(upper)" not in section.figures
+    with pytest.raises(InputError, match="need about 100 s and 10 s are left"):
+        certified(subject_of(linear()), SECONDS)
+
+
+def test_the_audit_finds_the_checks() -> None:
+    report = audit(
+        SmallCNN(widths=(4,)),
+        "digits",
+        samples=32,
+        seconds=30,
+        checks=[check.name for check in CHECKS],
+    )
+    assert set(report.sections) == {"lipschitz", "certified", "flips"}
+    assert not report.failed
