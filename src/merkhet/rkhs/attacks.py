@@ -174,7 +174,7 @@ class Noise(Attack):
     def search(
         self, network: Attacked, examples: Examples, threat: Threat, radius: float
     ) -> Tensor:
-        """Return a misjudged point for each example, (n, ...), or it itself where none was drawn."""
+        """Return a misjudged point for each example, (n, ...), itself where none was drawn."""
         found = examples.x.clone()
         left = torch.arange(len(found), device=found.device)
         radius = threat.within(examples.x, radius)

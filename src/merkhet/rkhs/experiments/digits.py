@@ -44,14 +44,14 @@ PLANS = {
 # Penalties by name, with a place for their strength, and the strengths to choose from.
 FIELDS = f"max_displacement={DISPLACEMENT:g}, max_gradient={GRADIENT:g}"
 PENALTIES: dict[str, tuple[str, tuple[float, ...]]] = {
-    "loss gradient": ("loss_gradient*{:g}", (0.1, 0.3, 1.0)),
+    "loss gradient": ("loss_gradient*{:g}", (0.1, 0.4, 1.6)),
     "adversarial loss": ("adversarial_loss({:g})", (0.75, 1.0, 1.5)),
     "gradient, mean": ("gradient(reduction=mean)*{:g}", (0.003, 0.01, 0.03)),
-    "gradient, sup": ("gradient*{:g}", (0.0003, 0.001, 0.003)),
+    "gradient, sup": ("gradient*{:g}", (0.001, 0.003, 0.01)),
     "adversarial": ("adversarial(1)*{:g}", (0.001, 0.003, 0.01)),
-    "tangent": (f"tangent(max_gradient={GRADIENT:g})*{{:g}}", (0.003, 0.01, 0.03)),
-    "deformation": (f"deformation({FIELDS}, samples=2, reduction=mean)*{{:g}}", (0.03, 0.1, 0.3)),
-    "spectral": ("spectral*{:g}", (0.001, 0.003, 0.01)),
+    "tangent": (f"tangent(max_gradient={GRADIENT:g})*{{:g}}", (0.01, 0.03, 0.1)),
+    "deformation": (f"deformation({FIELDS}, samples=2, reduction=mean)*{{:g}}", (0.1, 0.3, 1)),
+    "spectral": ("spectral*{:g}", (0.001, 0.01, 0.1)),
 }
 OF_DEFORMATIONS = ("tangent", "deformation")  # they know more than the labelled pictures
 
