@@ -36,7 +36,7 @@ def plan_of(size: str, activation: str) -> Plan:
         recipe = Recipe(epochs=500, batch_size=128)
         return Plan("cifar10", network, recipe, (0.02, 0.05), (0.0, 5e-4), others=10)
     arguments: dict[str, Any] = {"norm": "none", "activation": activation, "width": 0.125}
-    recipe = Recipe(steps=500, batch_size=50, optimiser="adamw")
+    recipe = Recipe(steps=300, batch_size=50, optimiser="adamw")
     return Plan("cifar10", ("vgg11", arguments), recipe, (2e-3, 4e-3), (0.01, 0.3), 3, 3, 1)
 
 
@@ -55,7 +55,7 @@ def cifar(trial: Trial) -> None:
         "Every arm sees pictures moved by up to 4 pixels and mirrored. Rates, decays and strengths "
         "are tuned on one draw of labelled pictures that is not among those compared, by accuracy "
         f"on the last {VALIDATION:,} training pictures. Intervals are Student's over draws. The "
-        "network is an eighth as wide as the paper's and sees each picture 25 times, so that "
+        "network is an eighth as wide as the paper's and sees each picture 15 times, so that "
         "accuracies are below the paper's. The pictures were stored as JPEG by their publisher."
     )
     trial.picture(_draw(trial))

@@ -20,7 +20,7 @@ RADII = (0.25, 0.5, 1.0, 1.5, 2.0)
 TRAINED = 1.0  # the radius of adversarial training, of tuning and of the goal
 VALIDATION = 10_000  # the last pictures of the training set
 DECAYS = (0.01, 0.3)
-BOUNDS = (1.5, 2.5, 4.0)
+BOUNDS = (2.0, 3.0, 4.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ CHOICES: dict[str, tuple[Arm, ...]] = {
     "plain": tuple(Arm("none", decay) for decay in DECAYS),
     "PGD": tuple(Arm(PGD, decay) for decay in DECAYS),
     "PGD + spectral": tuple(Arm(PGD, bound=bound) for bound in BOUNDS),
-    "gradient": tuple(Arm(f"gradient*{strength:g}") for strength in (0.003, 0.03, 0.3)),
-    "adversarial": tuple(Arm(f"adversarial(1)*{strength:g}") for strength in (0.01, 0.1, 1.0)),
+    "gradient": tuple(Arm(f"gradient*{strength:g}") for strength in (0.01, 0.1)),
+    "adversarial": tuple(Arm(f"adversarial(1)*{strength:g}") for strength in (0.03, 0.3)),
 }
 
 
@@ -69,9 +69,9 @@ class Plan:
     steps: int
 
 
-SHORT = Recipe(steps=800, batch_size=50, rate=4e-3, optimiser="adamw")
+SHORT = Recipe(steps=500, batch_size=50, rate=4e-3, optimiser="adamw")
 PLANS = {
-    "small": Plan(2000, 500, (16, 32), SHORT, 6, 20),
+    "small": Plan(1000, 400, (16, 32), SHORT, 6, 20),
     "full": Plan(50_000, 10_000, (32, 64), Recipe(epochs=100, batch_size=128), 5, 100),
 }
 
