@@ -54,7 +54,7 @@ def test_digits(
     monkeypatch.setattr(module, "PENALTIES", some)
     monkeypatch.setattr(few_labels, "_right", first_right)
     record = ran("digits", tmp_path, monkeypatch)
-    assert len(record.goals) == 4
+    assert len(record.goals) == 6
     assert set(record.settings["penalties"]) == {
         *some,
         "gradient, mean + spectral",
