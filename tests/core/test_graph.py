@@ -476,3 +476,18 @@ def test_operations_in_a_block_keep_their_modules(block) -> None:
         ("relu", "body.1", 1),
         ("linear", "last", 0),
     ]
+
+
+def test_plain_tensors_and_literals_keep_their_values() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = torch.tensor([1.0, 2.0])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x - self.mean) * torch.tensor(3.0)
+
+    network = trace(Plain(), torch.rand(2, 2))
+    values = [node.arguments["value"] for node in network.nodes if node.op == "literal"]
+    assert sorted(value.tolist() for value in values if value.dim()) == [[1.0, 2.0]]
+    assert [float(value) for value in values if not value.dim()] == [3.0]

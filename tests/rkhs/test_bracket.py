@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 
 import pytest
 import torch
@@ -308,7 +309,6 @@ def _attention(_: nn.Module, x: Tensor) -> Tensor:
         (lambda m, x: torch.where(x > 0, x, 1.0), (4,), "jump"),
         (lambda m, x: x.round(), (4,), "jumps"),
         (lambda m, x: torch.erfinv(x), (4,), "lipschitz_constant"),
-        (lambda m, x: x * torch.tensor([1.0, 2.0]), (2,), "register_buffer"),
     ],
 )
 def test_what_has_no_finite_bound_says_why(
@@ -405,3 +405,130 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         model.weight[0, 0] = math.nan
     with pytest.raises(InputError, match="weight holds NaN"):
         lipschitz(model, torch.rand(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_network_that_rounds_to_a_narrower_type_keeps_its_ends_in_order(
+    dtype: torch.dtype,
+) -> None:
+    # Along 1e-5 the rounding of float32 itself is a ratio above 1, that of float16 one of 40.
+    found = lipschitz(Function(lambda _, x: x.to(dtype).double()), _random((8, 3)) * 2)
+    assert found.lower <= found.upper == pytest.approx(1)
+    assert dtype is torch.float16 or found.lower > 0.99
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda _, x: (x - 2).relu().sqrt(),  # a slope of infinity times 0
+        lambda _, x: (x - 2).sqrt(),
+        lambda _, x: 1 / (0 * x),
+        lambda _, x: x * 1e200 * x.relu() * 1e200,
+    ],
+)
+def test_values_and_slopes_that_are_not_finite_leave_the_lower_end_finite(function: object) -> None:
+    found = lipschitz(Function(function), torch.rand(4, 3))
+    assert math.isfinite(found.lower)
+    assert math.isinf(found.upper)
+
+
+class Plain(nn.Module):
+    """Its tensors are attributes, not buffers, and literals of its code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.deviation, self.matrix = torch.rand(4), torch.tensor(0.25), torch.eye(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = (x - self.mean) / self.deviation
+        return F.linear(centred, self.matrix)[:, [0, 0, 1, 2]] * torch.tensor([1.0, 1.0, 1.0, 0.5])
+
+
+def test_plain_tensors_and_literals_are_read() -> None:
+    found = lipschitz(Plain(), torch.rand(3, 4))
+    assert found.upper == pytest.approx(4 * math.sqrt(2), rel=1e-9)
+    assert found.lower == pytest.approx(found.upper, rel=1e-9)
+
+
+def test_a_vector_is_a_linear_map() -> None:
+    vector = _random((4,))
+    for function in (lambda _, x: (x @ vector)[:, None], lambda _, x: torch.mv(x, vector)):
+        found = lipschitz(Function(function), _random((5, 4)))
+        assert found.upper == pytest.approx(float(vector.norm()), rel=1e-9)
+        assert found.lower == pytest.approx(found.upper, rel=1e-8)
+
+
+def test_a_column_written_over_is_read() -> None:
+    def function(_: nn.Module, x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, 0] = 2 * x[:, 1]
+        return y
+
+    found = lipschitz(Function(function), _random((5, 4)))
+    assert found.lower <= found.upper == pytest.approx(math.sqrt(5))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_attention_layers_give_one_reason_and_a_lower_end(weights: bool) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (
+                nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in (self.first, self.second):
+                x = layer(x, x, x, need_weights=weights)[0]
+            return x.sqrt().mean(1)
+
+    found = lipschitz(_seeded(Two), torch.rand(3, 5, 8))
+    assert found.reasons[0].startswith("first and 1 more: attention has no finite bound")
+    assert len(found.reasons) == 2
+    assert found.lower >= 0
+
+
+def test_inference_mode_changes_nothing() -> None:
+    model = _seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    x = torch.rand(3, 4)
+    with torch.inference_mode():
+        inside, made = lipschitz(model, x), lipschitz(model, torch.rand(3, 4).double())
+    assert inside == lipschitz(model, x)
+    assert made.upper == inside.upper
+
+
+def test_factors_do_not_vanish_by_underflow() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.copy_(torch.eye(3, dtype=torch.float64) * 1e-200)
+    assert lipschitz(model, torch.rand(2, 3)).upper > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (F.relu, "nn.Module"),
+        (nn.Linear, "nn.Module"),
+        (nn.LazyLinear(3), "run it once"),
+        (torch.nn.utils.skip_init(nn.Linear, 4, 0), "some outputs"),
+    ],
+)
+def test_what_is_no_network_that_can_be_read_is_refused(model: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        lipschitz(model, torch.rand(2, 4))  # type: ignore[arg-type]
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    model = Function(lambda _, x: x)
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(InputError, match="cannot be copied"):
+        lipschitz(model, torch.rand(2, 4))
+
+
+@pytest.mark.parametrize("numbers", [{"ascents": -1}, {"ascents": 2.5}, {"steps": -1}])
+def test_numbers_out_of_range_are_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="whole number of at least 0"):
+        lipschitz(nn.Linear(4, 2), torch.rand(2, 4), **numbers)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="seed"):
+        lipschitz(nn.Linear(4, 2), torch.rand(2, 4), seed="a")  # type: ignore[arg-type]

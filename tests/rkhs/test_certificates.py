@@ -239,3 +239,47 @@ def test_a_vacuous_bound_says_so_and_bad_numbers_are_refused() -> None:
         margin_bound(torch.ones(10), norm=1.0, eta=1.0, **settings)
     with pytest.raises(InputError, match="gammas"):
         margin_bound(torch.ones(10), norm=1.0, trace=1.0, gammas=(0.0,), lambdas=(1.0,))
+
+
+def test_the_radius_allows_for_a_network_that_rounds_itself() -> None:
+    class Rounds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 2, bias=False)
+            with torch.no_grad():
+                self.head.weight.copy_(torch.tensor([[1.0, 1e-8], [1.0, 0.0]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x).to(torch.float32)
+
+    class Exact(Rounds):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x)
+
+    x, y = torch.tensor([[1.0, 0.5]]), torch.tensor([0])
+    assert float(certified_radius(Rounds().eval(), x, y)) == 0
+    assert float(certified_radius(Exact().eval(), x, y)) > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"y": [0, 0]}, "labels in list"),
+        ({"y": torch.zeros(2, dtype=torch.complex64)}, "integers"),
+        ({"bracket": 3.0}, "lipschitz"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_what_is_no_label_or_bracket_is_refused(given: dict[str, object], words: str) -> None:
+    settings = {"y": torch.zeros(2, dtype=torch.int64), **given}
+    with pytest.raises(InputError, match=words):
+        certified_radius(nn.Linear(3, 2).eval(), torch.rand(2, 3), **settings)  # type: ignore[arg-type]
+
+
+def test_radii_are_a_tensor_and_grids_lists() -> None:
+    with pytest.raises(InputError, match="radii in list"):
+        certified_accuracy([0.1], [0.0])  # type: ignore[arg-type]
+    good = {"norm": 1.0, "trace": 5.0, "gammas": [1.0], "lambdas": [1.0]}
+    for bad in ({"norm": "a"}, {"gammas": 1.0}, {"eps": "a"}):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            margin_bound(torch.ones(5), **{**good, **bad})  # type: ignore[arg-type]

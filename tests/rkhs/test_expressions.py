@@ -134,6 +134,8 @@ def test_nothing_is_no_penalty() -> None:
         ("spectral(-0.8)", "give a finite norm from 0 on"),
         ("spectral(-mean)", "at 'mean', place 11: expected number"),
         ("adversarial_loss(1, clip=(0, 1)", "at its end: expected , or )"),
+        ("gradient(" + "(" * 5000, "at '(', place 11: expected number or word"),
+        ("adversarial(" + "9" * 5000 + ")", "radius = inf: give a positive number"),
     ],
 )
 def test_a_mistake_is_told_with_its_place_in_one_line(text: str, words: str) -> None:
@@ -141,3 +143,4 @@ def test_a_mistake_is_told_with_its_place_in_one_line(text: str, words: str) -> 
         parse_penalty(text)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500

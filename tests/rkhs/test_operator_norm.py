@@ -89,3 +89,30 @@ def test_refusals() -> None:
                 operator_norm(layer, (2, 8, 8), method)
     with pytest.raises(InputError, match="complex"):
         operator_norm(nn.Linear(2, 2, dtype=torch.complex64), (2,))
+
+
+@pytest.mark.parametrize("method", ["power", "certified"])
+@pytest.mark.parametrize(
+    ("layer", "shape", "words"),
+    [
+        (nn.Linear, 3, "no layer"),
+        ([nn.Linear(3, 3), 5], 3, "no layer"),
+        (nn.Linear(3, 3, device="meta"), 3, "meta device"),
+        (nn.Linear(3, 3), 3.5, "input_shape"),
+        (nn.Linear(3, 3), ("a",), "input_shape"),
+        (nn.Linear(3, 3), None, "input_shape"),
+    ],
+)
+def test_what_is_no_layer_or_no_shape_is_refused(
+    layer: object, shape: object, words: str, method: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        operator_norm(layer, shape, method)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["power", "certified"])
+def test_inference_mode_changes_no_norm(method: str) -> None:
+    with torch.inference_mode():
+        layers = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3).eval())
+        inside = operator_norm(layers, (2, 5, 5), method)
+    assert inside == pytest.approx(operator_norm(layers[:1], (2, 5, 5), method), rel=1e-4)

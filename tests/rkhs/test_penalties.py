@@ -348,3 +348,25 @@ def test_flat_places_have_a_gradient() -> None:
         gradients = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
         assert value.isfinite()
         assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+def test_differences_that_are_all_rounding_are_no_lower_bounds() -> None:
+    network = linear().float()
+    flat = torch.full((4, 3, 4, 4), 0.3)
+    for padding in ("border", "circular", "reflection"):  # of which nothing moves
+        ratios = deformation_ratio(network, flat, padding=padding)
+        assert torch.equal(ratios, torch.zeros_like(ratios))
+    x = pictures()[0].float()
+    with pytest.raises(InputError, match="lost in the rounding"):
+        adversarial_ratio(network, x, 1e-6)
+    norms = weights(network).norm(dim=1)
+    # At 1e-3 an input moves by thousands of its roundings.
+    assert (adversarial_ratio(network, x, 1e-3) <= norms * 1.001).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_gradient_norms_neither_vanish_nor_overflow(scale: float) -> None:
+    network, x = linear().float(), pictures()[0].float()
+    norms = weights(network).norm(dim=1).expand(5, 3)
+    network[1].weight.data.mul_(scale)
+    torch.testing.assert_close(gradient_norms(network, x) / scale, norms)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 from merkhet.core.errors import InputError
@@ -211,6 +212,79 @@ def test_the_mode_is_read_from_the_code() -> None:
     assert depends_on_mode(nn.Sequential(nn.BatchNorm1d(3)))
     assert not depends_on_mode(nn.Sequential(nn.Dropout(0.0), nn.GroupNorm(1, 3), nn.Linear(3, 3)))
     assert not depends_on_mode(nn.Sequential(nn.BatchNorm1d(3)).eval())
+
+
+def dropped(part: nn.Module, x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5, part.training)
+
+
+def test_the_mode_is_found_behind_functions_properties_decorators_and_hooks() -> None:
+    class Calls(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return dropped(self, x)
+
+    class Decorated(nn.Module):
+        @torch.autocast("cpu", enabled=False)
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(x, 0.5, self.training)
+
+    class Property(nn.Module):
+        @property
+        def rate(self) -> float:
+            return 0.5 if self.training else 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(x, self.rate)
+
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(x, 0.5, getattr(self, "training"))  # noqa: B009
+
+    hooked, patched = nn.Linear(3, 3), nn.Linear(3, 3)
+    hooked.register_forward_hook(lambda part, _inputs, out: dropped(part, out))
+    patched.forward = lambda x: dropped(patched, x)  # type: ignore[method-assign]
+    for part in (Calls(), Decorated(), Property(), Named(), hooked, patched):
+        assert depends_on_mode(nn.Sequential(part))
+    assert not depends_on_mode(network())
+
+
+def test_inputs_that_are_expanded_are_like_any_other() -> None:
+    x = X[:1].expand(8, -1, -1, -1)
+    for penalty in PENALTIES:
+        torch.manual_seed(0)
+        value, _ = penalty(network(), x, Y)
+        torch.manual_seed(0)
+        torch.testing.assert_close(value, penalty(network(), x.clone(), Y)[0])
+
+
+def test_a_network_made_without_gradients_is_refused() -> None:
+    with torch.inference_mode():
+        made = network()
+    with pytest.raises(InputError, match="inference_mode"):
+        GradientPenalty()(made, X)
+
+
+def test_checkpoints_take_two_gradients() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    gradients = []
+    for model in (Checkpointed(), network()):
+        penalty = TangentPenalty(generator=torch.Generator().manual_seed(0))
+        value, _ = penalty(model, X)
+        value.backward()
+        gradients.append([value.detach(), *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*gradients)
+
+
+def test_penalties_are_summed_by_sum() -> None:
+    total = sum([GradientPenalty(), LossGradientPenalty()])
+    assert repr(total) == repr(GradientPenalty() + LossGradientPenalty())
 
 
 def test_sums_and_multiples() -> None:
@@ -446,9 +520,19 @@ REFUSED = {
     "tokens": (network(), torch.ones(2, 5, dtype=torch.long), Y[:2], "after the embedding"),
     "empty": (network(), X[:0], Y[:0], "batch is empty"),
     "nan": (Fixed(lambda x: x[:, :3] * float("nan")), X, Y, "not finite for example 0"),
-    "infinite input": (network(), torch.where(X > 0.99, torch.inf, X), Y, "not finite"),
+    "infinite input": (network(), torch.where(X > 0.99, torch.inf, X), Y, "not all finite"),
     "shape": (Fixed(lambda x: x[:, :, None, None]), X, Y, "give one with logits"),
     "nothing": (Fixed(lambda x: None), X, Y, "without a tensor"),
+    "list": (network(), X.tolist(), Y, r"give a tensor \(n, ...\)"),
+    "function": (lambda x: x.flatten(1), X, Y, "give an nn.Module"),
+    "coupled": (
+        nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten()),
+        *(X, Y, "depend on the whole batch"),
+    ),
+    "checkpoint": (
+        Fixed(lambda x: checkpoint(torch.exp, x[:, :3], use_reentrant=True)),
+        *(X, Y, "use_reentrant=False"),
+    ),
     "vector": (network(), X.flatten()[:8], Y, r"give floats \(n, ...\)"),
 }
 
@@ -466,6 +550,7 @@ def test_labels_are_checked(penalty: Penalty) -> None:
     model = network()
     cases = (
         (None, "needs the labels"),
+        (Y.tolist(), "give a tensor"),
         (Y + 1, "label 3 where there are 3 classes"),
         (-Y, "label -1"),
         (Y[:3], "3 targets for 8 examples"),
@@ -498,10 +583,16 @@ def test_settings_are_checked() -> None:
         lambda: AdversarialPenalty(1.0, select="some"),
         lambda: DeformationPenalty(-1.0),
         lambda: DeformationPenalty(padding="mirror"),
+        lambda: DeformationPenalty(max_gradient="0.5"),
+        lambda: TangentPenalty(max_gradient=-1.0),
+        lambda: TangentPenalty(seed=1.5),
         lambda: TangentPenalty(reduction="max"),
         lambda: LossGradientPenalty(3),
         lambda: AdversarialLoss(1.0, "l1"),
         lambda: AdversarialLoss(1.0, clip=(1.0, 0.0)),
+        lambda: AdversarialLoss(1.0, clip=1.0),
+        lambda: AdversarialLoss(1.0, clip=(0.0, "1")),
+        lambda: regularised_loss("gradient"),
         lambda: AdversarialLoss(float("inf")),
     ):
         with pytest.raises(InputError):

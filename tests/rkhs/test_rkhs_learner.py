@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def by_hand(recipe: Recipe, penalty: float) -> tuple[nn.Module, list[float]]:
 
 
 def test_the_descent_is_the_papers() -> None:
-    recipe = Recipe(epochs=12, rate=0.1, weight_decay=0.01, halvings=3)
+    recipe = Recipe(12, None, 0.1, 0.01, batch_size=128, optimiser="sgd", halvings=3)
     module = network()
     result = train_classifier(
         module, (X, Y), 0.05 * GradientPenalty(), recipe=recipe, running=QUIET
@@ -72,7 +73,9 @@ def test_the_penalty_holds_gradients_down() -> None:
     for factor in (0.0, 0.1):
         module = network()
         penalty = factor * GradientPenalty() if factor else None
-        train_classifier(module, (X, Y), penalty, recipe=Recipe(60, rate=0.1), running=QUIET)
+        train_classifier(
+            module, (X, Y), penalty, recipe=Recipe(60, rate=0.1, optimiser="sgd"), running=QUIET
+        )
         sizes.append(GradientPenalty()(module, X)[0].item())
     assert sizes[1] < sizes[0] / 2
 
@@ -99,7 +102,7 @@ class Stop:
 def test_a_run_that_was_stopped_goes_on_as_it_was(tmp_path: Path) -> None:
     def run(module: nn.Module, folder: Path, at: int, factor: float = 0.01) -> list[float]:
         penalty = factor * GradientPenalty("mean")
-        recipe = Recipe(epochs=10, rate=0.1, batch_size=8, halvings=4)
+        recipe = Recipe(10, rate=0.1, batch_size=8, optimiser="sgd", halvings=4)
         running = Running(progress=False, cpu=True, save_every=4)
         return train_classifier(
             module, (X, Y), penalty, Stop(at), recipe=recipe, folder=folder, running=running
@@ -144,7 +147,11 @@ def test_a_constraint_holds_every_step() -> None:
     module = network()
     constraint = SpectralConstraint(0.5, example=X[:1])
     result = train_classifier(
-        module, (X, Y), constraint=constraint, recipe=Recipe(5, rate=0.5), running=QUIET
+        module,
+        (X, Y),
+        constraint=constraint,
+        recipe=Recipe(5, rate=0.5, optimiser="sgd"),
+        running=QUIET,
     )
     assert [row["spectral_bound"] for row in result.history] == [0.5] * 5
     for layer in (module[0], module[2]):
@@ -180,6 +187,9 @@ def test_a_run_of_a_known_network_is_a_target(tmp_path: Path) -> None:
         ({"steps": 0}, "steps = 0"),
         ({"rate": -1.0}, "rate = -1.0"),
         ({"halvings": -1}, "halvings = -1"),
+        ({"halvings": 2.5}, "halvings = 2.5"),
+        ({"seed": "a"}, "seed = 'a'"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1"),
         ({"optimiser": "sdg"}, "Did you mean 'sgd'"),
     ],
 )
@@ -198,3 +208,20 @@ def test_data_without_labels_is_refused() -> None:
         train_classifier(network(), (X, Y[:, None]))
     with pytest.raises(InputError, match=r"label [6-9] where there are 4 classes"):
         train_classifier(network(), (X, Y + 6), recipe=Recipe(1), running=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "words"),
+    [
+        ((X.numpy(), Y.numpy()), {}, "two tensors"),
+        ((X, Y, Y), {}, "two tensors"),
+        (X, {}, "two tensors"),
+        ((X[:0], Y[:0]), {}, "no examples"),
+        ((X, Y), {"penalty": "gradient"}, "parse_penalty"),
+        ((X, Y), {"constraint": 0.8}, "constraint = 0.8"),
+        ((X, Y), {"recipe": "fast"}, "give a Recipe"),
+    ],
+)
+def test_what_no_run_is_made_of_is_told(data: Any, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        train_classifier(network(), data, **more)

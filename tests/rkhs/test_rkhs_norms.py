@@ -66,7 +66,7 @@ def test_a_difference_quotient_of_the_kernel_map_is_found_whole() -> None:
 
 def test_degenerate_grams_and_bad_shapes() -> None:
     assert float(interpolation_norm(torch.zeros(3), torch.zeros(3, 3))) == 0
-    one = interpolation_norm(torch.ones(4), torch.ones(4, 4))
+    one = interpolation_norm(torch.ones(4).double(), torch.ones(4, 4).double())
     assert float(one) == pytest.approx(1, rel=1e-6)
     with pytest.raises(InputError, match="gram"):
         interpolation_norm(torch.ones(3), torch.ones(2, 2))
@@ -167,3 +167,20 @@ def test_of_relu_networks_nothing_is_known_from_above() -> None:
     assert "ReLU" in str(found)
     assert bool((found.lower > 0).all())
     assert float(found.lower.max()) <= lipschitz(model, x, ascents=0).upper
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_interpolation_norm_of_rounded_values_stays_below_the_norm(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(50, 2, generator=generator, dtype=torch.float64)
+    for width in (0.1, 1.0, 5.0):
+        gram = torch.exp(-torch.cdist(x, x).square() / (2 * width**2))
+        a = torch.randn(50, generator=generator, dtype=torch.float64)
+        norm = float((a @ gram @ a).sqrt())
+        assert float(interpolation_norm((gram @ a).to(dtype), gram.to(dtype))) <= norm
+
+
+@pytest.mark.parametrize("values", [[1.0], torch.ones(1, dtype=torch.complex64)])
+def test_values_that_are_no_real_tensor_are_refused(values: object) -> None:
+    with pytest.raises(InputError, match="real"):
+        interpolation_norm(values, torch.eye(1))  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
 from merkhet.data import Pictures
-from merkhet.rkhs.attacks import PGD, Noise
+from merkhet.rkhs.attacks import PGD, Attack, Noise
 from merkhet.rkhs.robustness import evaluate_robustness
+from merkhet.rkhs.smallest_flips import smallest_flips
 
 SIDE = 6
 
@@ -140,7 +141,7 @@ def test_certified_accuracy_is_below_that_under_attacks() -> None:
     assert found.accuracy("certified")[0] == found.clean_accuracy
 
 
-def test_a_wrong_certificate_is_an_error_of_ours() -> None:
+def test_a_wrong_certificate_is_an_error_of_ours(monkeypatch) -> None:
     right = evaluate_robustness(MODEL, DATA, radii=(0.6,), **QUICK)
     flipped = right.distances.clone()
     assert (
@@ -153,10 +154,13 @@ def test_a_wrong_certificate_is_an_error_of_ours() -> None:
         wrong = torch.zeros(len(flipped)).double()
         row = int(((flipped > 0) & (flipped < math.inf)).nonzero()[0])
         wrong[row] = 5.0
-        with pytest.raises(AssertionError, match=f"flips example {row} at distance"):
-            evaluate_robustness(
-                MODEL, DATA, radii=(0.6,), certify=wrong, clip=clip, check_masking=False
-            )
+        settings = {"radii": (0.6,), "clip": clip, "check_masking": False}
+        with pytest.raises(InputError, match=f"flips example {row} .* given as certify"):
+            evaluate_robustness(MODEL, DATA, certify=wrong, **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr("merkhet.rkhs.contradictions._computed", lambda *_, found=wrong: found)
+            with pytest.raises(AssertionError, match=f"flips example {row} at distance"):
+                evaluate_robustness(MODEL, DATA, **settings)
 
 
 def test_flips_by_rounding_alone_are_noted() -> None:
@@ -262,6 +266,59 @@ def test_where_nothing_can_be_certified_it_is_said() -> None:
         evaluate_robustness(MODEL, DATA, "linf", (0.1,), certify=True)
 
 
+class Named(Attack):
+    """An attack that returns one point, whatever is asked."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def search(self, network, examples, threat, radius) -> Tensor:
+        return examples.x[:1]
+
+
+def test_a_point_that_a_larger_ball_shows_counts_in_the_smaller_one() -> None:
+    class Late(Named):
+        """It looks in balls of a radius above 1 alone, and finds what is near."""
+
+        def search(self, network, examples, threat, radius) -> Tensor:
+            return examples.x.flip(1) if radius > 1 else examples.x
+
+    x = torch.tensor([[0.3, 0.7]]).double()
+    model = nn.Linear(2, 2, bias=False).double()
+    model.weight.data.copy_(torch.eye(2))
+    found = evaluate_robustness(
+        model, (x, torch.ones(1).long()), radii=(0.5, 0.6, 2.0), attacks=Late("late"), **QUICK
+    )
+    assert found.standing("late").flatten().tolist() == [True, True, False]
+    assert found.worst.flatten().tolist() == [True, False, False]  # it is at 0.4 * sqrt(2)
+
+
+def test_inference_mode_changes_nothing() -> None:
+    settings = {"radii": (0.3,), "attacks": "pgd", "steps": 5, "check_masking": False}
+    wanted = evaluate_robustness(MODEL, DATA, **settings)
+    with torch.inference_mode():
+        given = DATA[0].clone(), DATA[1].clone()
+        found = evaluate_robustness(MODEL, given, **settings)
+        flips = smallest_flips(MODEL, given, steps=2, restarts=0)
+    assert found.certified is not None
+    assert torch.equal(found.distances, wanted.distances)
+    assert torch.equal(found.certified, wanted.certified)
+    assert bool(flips.found.all())
+
+
+def test_radii_that_rounding_swallows_are_noted() -> None:
+    x, y = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).bfloat16(), torch.zeros(4)
+    model = nn.Linear(3, 2).bfloat16()
+    quick = {"attacks": "noise", **QUICK}
+    found = evaluate_robustness(model, (x, y.long()), radii=(0.001, 0.5), **quick)
+    assert "Within 0.001 attacks cannot move: bfloat16" in str(found)
+    assert evaluate_robustness(model, (x, y.long()), radii=(0.5,), **quick).notes == ()
+
+
 X, Y = DATA
 
 
@@ -285,6 +342,26 @@ X, Y = DATA
         ({"attacks": ("pdg",)}, "Did you mean 'pgd'"),
         ({"attacks": ()}, "one or more"),
         ({"attacks": (PGD(), PGD(steps=2))}, "different names"),
+        ({"data": X}, "data is Tensor: give"),
+        ({"data": [(X, Y)]}, r"data is a list of 1 \(tuple\): give"),
+        ({"data": (X, Y.tolist())}, r"data is a tuple of 2 \(Tensor, list\)"),
+        (
+            {"data": (X.bfloat16(), Y)},
+            r"does not run on inputs torch.bfloat16 .* dtype that it takes",
+        ),
+        ({"data": (X[..., :3, :3], Y)}, r"does not run on inputs .* \(60, 1, 3, 3\)"),
+        ({"data": (X[:, :0], Y)}, "give floats"),
+        ({"radii": "0.5"}, "give numbers"),
+        ({"radii": None}, "give numbers"),
+        ({"attacks": None}, "give names or attacks"),
+        ({"attacks": (Named("worst"),)}, "rename yours"),
+        ({"attacks": Named("half")}, r"the attack half returned \(1, 1, "),
+        ({"steps": 2.5}, "1 step or more"),
+        ({"seed": 1.5}, "whole number"),
+        ({"clip": 1}, "give \\(least, largest\\)"),
+        ({"clip": (0, None)}, "give \\(least, largest\\)"),
+        ({"certify": "yes"}, "certify is of type str"),
+        ({"batch_size": 2.5}, "whole number"),
         ({"steps": 0}, "1 step or more"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"certify": torch.ones(3)}, r"give radii \(60,\)"),

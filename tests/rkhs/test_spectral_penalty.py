@@ -332,6 +332,8 @@ def test_compiled_networks_are_seen_through() -> None:
     [
         (lambda: SpectralPenalty(-1), "target"),
         (lambda: SpectralPenalty(float("nan")), "target"),
+        (lambda: SpectralPenalty("0.8"), "target"),
+        (lambda: spectral_norms(torch.relu, torch.zeros(1, 2)), "give an nn.Module"),
         (lambda: SpectralPenalty(norm="operators"), "Did you mean 'operator'"),
         (lambda: SpectralPenalty(vectors=0), "vectors"),
         (lambda: SpectralPenalty(seed=-1), "seed"),

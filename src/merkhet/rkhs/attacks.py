@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,13 +57,26 @@ class Attack(ABC):
             examples: Any number, on any device, all judged rightly.
             threat: The norm and the valid inputs.
             radius: Of the balls, above 0.
+
+        Raises:
+            InputError: It did not return a point for each example.
         """
         found = []
         for batch in examples.split(network.batch_size):
             points = self.search(network, batch.to(network.device), threat, radius)
+            if not isinstance(points, Tensor) or points.shape != batch.x.shape:
+                raise InputError(
+                    f"the attack {self.name} returned {_what(points)} for examples "
+                    f"{tuple(batch.x.shape)}: return a point for each"
+                )
             found.append(threat.settle(batch.x, points.detach(), radius))
         points = torch.cat(found) if found else examples.x
         return points, network.wrong(points, examples.y)
+
+
+def _what(points: object) -> str:
+    """Return what an attack returned, in words."""
+    return str(tuple(points.shape)) if isinstance(points, Tensor) else type(points).__name__
 
 
 @dataclass(frozen=True)
@@ -92,10 +106,11 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         choose("loss", self.loss, LOSSES)
-        if self.steps < 1 or self.restarts < 0 or not self.scale > 0:
+        whole = self.steps == int(self.steps) and self.restarts == int(self.restarts)
+        if not whole or self.steps < 1 or self.restarts < 0 or not 0 < self.scale < math.inf:
             raise InputError(
                 f"steps={self.steps}, restarts={self.restarts}, scale={self.scale}: give 1 step "
-                "or more, 0 restarts or more, a scale above 0"
+                "or more, 0 restarts or more, a finite scale above 0"
             )
 
     @property

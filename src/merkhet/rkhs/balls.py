@@ -19,6 +19,12 @@ def norms(values: Tensor) -> Tensor:
     return lengths
 
 
+def safe_norms(values: Tensor) -> Tensor:
+    """Return `norms` where squares would vanish or overflow, too."""
+    values, largest = _scaled(widened(values.detach()))
+    return norms(values) * largest
+
+
 def per_example(numbers: Tensor, like: Tensor) -> Tensor:
     """Return numbers (n,) in a shape that multiplies (n, *in), and in its dtype."""
     return numbers.to(like.dtype).reshape(-1, *(1,) * (like.dim() - 1))
@@ -26,9 +32,8 @@ def per_example(numbers: Tensor, like: Tensor) -> Tensor:
 
 def directions(values: Tensor) -> Tensor:
     """Return (n, *in) scaled to norm 1; what is zero stays zero."""
-    # The largest entry is divided out first: squares of small gradients would vanish.
-    largest = values.flatten(1).abs().amax(1)
-    values = values / per_example(torch.where(largest > 0, largest, 1), values)
+    # Squares of small gradients would vanish.
+    values, _ = _scaled(values)
     length = norms(values)
     return values / per_example(torch.where(length > 0, length, 1), values)
 
@@ -43,3 +48,9 @@ def in_l2_ball(values: Tensor, radius: float) -> Tensor:
 def in_box(values: Tensor, clip: tuple[float, float] | None) -> Tensor:
     """Return values of any shape clamped to a range (low, high), or as they are."""
     return values if clip is None else values.clamp(*clip)
+
+
+def _scaled(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (n, *in) over its largest entries, and these, (n,); what is zero stays zero."""
+    largest = values.flatten(1).abs().amax(1)
+    return values / per_example(torch.where(largest > 0, largest, 1), values), largest

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from merkhet.core.errors import choose
+from merkhet.core.building import as_generator
+from merkhet.core.errors import InputError, choose
 from merkhet.core.graph import Network, read, trace
 from merkhet.core.linear.chain import Chain
 from merkhet.core.linear.power import power_norm
 from merkhet.core.outputs import PREFERRED
 from merkhet.rkhs.certified import certified_norm
-from merkhet.rkhs.exact_copy import check_inputs, exact_copy, mixes_examples
+from merkhet.rkhs.exact_copy import check_inputs, exact_copy, exact_inputs, mixes_examples
 from merkhet.rkhs.lower import Lower, lower_bound
 from merkhet.rkhs.rules import rules
+from merkhet.rkhs.rules_attention import ATTENTION
 from merkhet.rkhs.rules_state import Bound, Part, State, Walk
 
 METHODS = ("certified", "power")
@@ -113,9 +115,14 @@ class Bracket:
             f"{word} {self.upper:.6g}, {self.ratio:.3g} times the lower one",
             *self.reasons,
         ]
+        if self.parts:
+            widest = max(self.parts, key=lambda part: part.factor)
+            name = f"{widest.path or '-'} ({widest.operation})"
+            ends.insert(2, f"largest factor {widest.factor:.6g}, of {name}")
         return "\n".join([*(line.rstrip() for line in lines), *ends])
 
 
+@torch.inference_mode(False)
 def lipschitz(
     model: nn.Module,
     inputs: Tensor,
@@ -130,7 +137,8 @@ def lipschitz(
     It is that of the network as evaluated, in exact arithmetic, from its one input to its main
     output, over all of space: the upper bound holds for every pair of examples. A module with a
     method `lipschitz_constant(input_shape) -> float` is taken at its word. The network's mode,
-    weights and statistics are left as they are.
+    weights and statistics are left as they are. Where its code rounds to a narrower type
+    (.float(), .half()), the upper end is that without rounding, and the lower one allows for it.
 
     Args:
         model: The network.
@@ -146,7 +154,7 @@ def lipschitz(
 
     Raises:
         InputError: The network does not run on the inputs, has several, or weights or inputs that
-            are not finite.
+            are not finite; or a number is out of its range.
 
     Example:
         >>> from torch import nn
@@ -155,6 +163,8 @@ def lipschitz(
         True
     """
     choose("method", method, METHODS)
+    _check_counts(ascents=ascents, steps=steps)
+    as_generator(seed)
     check_inputs(inputs)
     copy = exact_copy(model, inputs)
     above = upper_bound(copy, inputs, method=method)
@@ -183,7 +193,7 @@ def upper_bound(model: nn.Module, inputs: Tensor, *, method: str = "certified") 
     Raises:
         InputError: As in `lipschitz`.
     """
-    example = inputs[:1].to(torch.float64).expand(BATCH, *inputs.shape[1:]).clone()
+    example = exact_inputs(inputs[:1]).expand(BATCH, *inputs.shape[1:]).clone()
     network, output = _to_output(trace(model, example))
     walk = Walk(network, _certified if method == "certified" else _estimated, BATCH)
     start = Bound(1.0, network.inputs[0].name, tuple(inputs.shape[1:]))
@@ -191,13 +201,34 @@ def upper_bound(model: nn.Module, inputs: Tensor, *, method: str = "certified") 
     state = states[output]
     if state is None:
         return Upper(0.0, (), (), method == "power")
-    value, reasons = walk.total(state), state.reasons
+    value, reasons = walk.total(state), _few(state.reasons)
     if network.node(output).shape[:1] != (BATCH,):
         value, reasons = math.inf, (*reasons, "the output has no place for each example")
     if math.isinf(value) and not reasons:
         reasons = ("the bound is larger than float64 holds",)
     head = _head(state, network.node(output).shape)
     return Upper(value * (1 + SLACK), tuple(walk.parts), reasons, method == "power", head)
+
+
+def _check_counts(**counts: object) -> None:
+    """Refuse what is no whole number of at least 0.
+
+    Raises:
+        InputError: Names it.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"{name} = {value!r}: give a whole number of at least 0")
+
+
+def _few(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    """Return each reason once with the first of its places, attention before others."""
+    places: dict[str, list[str]] = {}
+    for reason in sorted(reasons, key=lambda one: ATTENTION not in one):
+        place, _, why = reason.partition(": ")
+        places.setdefault(why, []).append(place)
+    more = {why: f" and {len(at) - 1} more" if len(at) > 1 else "" for why, at in places.items()}
+    return tuple(f"{at[0]}{more[why]}: {why}" for why, at in places.items())
 
 
 def _certified(chain: Chain) -> tuple[float, str]:

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
 from merkhet.core.modes import uncompiled
 from merkhet.core.outputs import main_tensor
 from merkhet.rkhs.bracket import SLACK, Bracket, Upper, upper_bound
-from merkhet.rkhs.exact_copy import check_inputs, exact_copy
+from merkhet.rkhs.exact_copy import check_inputs, exact_copy, exact_inputs, precision
 
-ROUNDING = 1e-9  # of the largest logit, taken off each margin
+ROUNDING = 2.0**22  # times eps of the largest logit, taken off each margin: 1e-9 in float64
 
 
+@torch.inference_mode(False)
 def certified_radius(
     model: nn.Module,
     x: Tensor,
@@ -34,8 +36,9 @@ def certified_radius(
     It is the least over j of (f_y - f_j) / L_j, where L_j is the smaller of two bounds of the
     Lipschitz constant of f_y - f_j: |w_y - w_j| times the bound before the last linear layers, w
     their rows; and sqrt(2) times the bound of f. Logits are computed in float64, in which the
-    certificate holds; 1e-9 of the largest is taken off for their rounding. The network has to
-    contain its own normalisation of inputs, so that radii are in the units of x.
+    certificate holds; 1e-9 of the largest is taken off for their rounding, more where the network
+    rounds to a narrower type itself. The network has to contain its own normalisation of inputs,
+    so that radii are in the units of x.
 
     Args:
         model: A classifier in evaluation mode, from (n, *shape) to logits (n, K).
@@ -66,10 +69,11 @@ def certified_radius(
         )
     copy = exact_copy(model, x)
     logits = _logits(copy, x, y, batch_size)
-    constants = _pairwise(bracket or upper_bound(copy, x), logits.shape[1])
+    constants = _pairwise(upper_bound(copy, x) if bracket is None else bracket, logits.shape[1])
     labels = y.to("cpu", torch.int64)
     gaps = logits.gather(1, labels[:, None]) - logits
-    gaps = (gaps - ROUNDING * logits.abs().amax(1, keepdim=True)).clamp(min=0)
+    granted = ROUNDING * precision(copy, x)
+    gaps = (gaps - granted * logits.abs().amax(1, keepdim=True)).clamp(min=0)
     limits = constants[labels]
     radii = torch.where(gaps > 0, gaps / limits, 0.0)
     return radii.scatter(1, labels[:, None], math.inf).amin(1)
@@ -80,7 +84,7 @@ def certified_accuracy(radii: Tensor, at: Sequence[float] | Tensor) -> Tensor:
 
     Args:
         radii: (n,), of `certified_radius`.
-        at: Radii; at 0 it is the share of right predictions.
+        at: Radii; at 0 it is the share of right predictions, if the network has a finite bound.
 
     Returns:
         (len(at),), float64.
@@ -88,6 +92,8 @@ def certified_accuracy(radii: Tensor, at: Sequence[float] | Tensor) -> Tensor:
     Raises:
         InputError: No radii, or NaN among them.
     """
+    if not isinstance(radii, Tensor):
+        raise InputError(f"radii in {type(radii).__name__}: give the tensor of certified_radius")
     wanted = torch.as_tensor(at, dtype=torch.float64, device=radii.device).flatten()
     if radii.dim() != 1 or not len(radii) or bool(radii.isnan().any() or wanted.isnan().any()):
         raise InputError(
@@ -160,8 +166,9 @@ def _gaps(copy: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
 @torch.no_grad()
 def _logits(copy: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Return logits (n, K) in float64; refuse labels that do not fit them."""
+    check_counts(batch_size=batch_size)
     logits = torch.cat(
-        [main_tensor(copy(part.to("cpu", torch.float64))) for part in x.split(batch_size)]
+        [main_tensor(copy(exact_inputs(part))).double() for part in x.split(batch_size)]
     )
     if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise InputError(
@@ -171,7 +178,9 @@ def _logits(copy: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     if not bool(logits.isfinite().all()):
         raise InputError("the network returns NaN or infinity: no radius holds; mend the weights")
     classes = logits.shape[1]
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.shape != x.shape[:1]:
+    if not isinstance(y, Tensor):
+        raise InputError(f"labels in {type(y).__name__}: give a tensor of ({len(x)},) integers")
+    if y.is_floating_point() or y.is_complex() or y.shape != x.shape[:1]:
         raise InputError(f"labels {tuple(y.shape)} in {y.dtype}: give ({len(x)},) integers")
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise InputError(
@@ -186,6 +195,8 @@ def _pairwise(bound: Bracket | Upper, classes: int) -> Tensor:
     Raises:
         InputError: The bound is an estimate, or of another network.
     """
+    if not isinstance(bound, Bracket | Upper):
+        raise InputError(f"bracket {bound!r:.60}: give lipschitz(model, x)")
     if bound.estimate:
         raise InputError(
             'an estimate certifies nothing: give bracket=lipschitz(model, x, method="certified")'

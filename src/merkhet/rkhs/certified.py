@@ -6,6 +6,8 @@ import math
 import sys
 from dataclasses import dataclass
 
+import torch
+
 from merkhet.core.linear.chain import Chain
 from merkhet.core.linear.scaling import normalised, times_power_of_two
 from merkhet.core.linear.steps import (
@@ -50,6 +52,7 @@ class CertifiedNorm:
     exact: bool
 
 
+@torch.inference_mode(False)
 def certified_norm(chain: Chain, *, dense_limit: float = DENSE_WORK) -> CertifiedNorm:
     """Return an upper bound of the norm of linear operations one after another.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from merkhet.rkhs.estimators import Recipe
     from merkhet.rkhs.prepared import Prepared
 
+LEAST_STEPS = 600  # of training, where no epochs are given: few pictures make few steps an epoch
+LEARNED = 0.8  # share of its own pictures that a trained network should know
 MODEL = "package.module:callable, file.py:callable, a Hugging Face folder, or a run."
 RUN = "Folder of the run: checkpoints, final weights, record."
 PENALTY = (
@@ -34,7 +37,7 @@ ATTACKS = (
 
 Model = Annotated[str, typer.Argument(help=MODEL)]
 Data = Annotated[str | None, typer.Option(help="Data set, folder or .npz; the run's.")]
-Radii = Annotated[str, typer.Option(help="l2 radii in pixels of [0, 1], with commas.")]
+Radii = Annotated[str, typer.Option(help="Radii in pixels of [0, 1], with commas.")]
 Samples = Annotated[int, typer.Option(help="Pictures drawn from the test split.", min=2)]
 Weights = Annotated[Path | None, typer.Option(help="Safetensors file for package.module:callable.")]
 Arguments = Annotated[str, typer.Option(help="Arguments of the callable, as JSON.")]
@@ -50,25 +53,28 @@ def train(
         str, typer.Option(help="A name such as small_cnn or vgg11, or package.module:callable.")
     ] = "small_cnn",
     arguments: Annotated[
-        str, typer.Option(help="Arguments of the network, as JSON.")
-    ] = '{"norm": "none"}',
+        str | None,
+        typer.Option(help='Arguments of the network, as JSON; {"norm": "none"} of one by name.'),
+    ] = None,
     labels: Annotated[
         int | None, typer.Option(help="Pictures, drawn with balanced labels; all.", min=2)
     ] = None,
     penalty: Annotated[str, typer.Option(help=PENALTY)] = "none",
     constraint: Annotated[
-        float | None, typer.Option(help="Keep the spectral norm of every layer below this.")
+        float | None, typer.Option(help="Hold the operator norm of each layer's weights at this.")
     ] = None,
     kappa: Annotated[
         float | None, typer.Option(help="Epochs in which that bound falls, from 5 times as much.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the pictures.", min=1)] = 20,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.05,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the pictures; 20, and 600 steps.", min=1)
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-3,
     weight_decay: Annotated[float, typer.Option(help="Decay of the weights.")] = 0.0,
-    batch: Annotated[int, typer.Option(help="Pictures of a step.", min=1)] = 128,
+    batch: Annotated[int, typer.Option(help="Pictures of a step.", min=1)] = 64,
     optimiser: Annotated[
-        str, typer.Option(help="sgd, whose rate is halved 12 times, or adamw.")
-    ] = "sgd",
+        str, typer.Option(help="adamw, or sgd, whose rate is halved 12 times.")
+    ] = "adamw",
     out: Annotated[Path, typer.Option(help=RUN)] = Path("rkhs-run"),
     seed: Seed = 0,
 ) -> None:
@@ -82,11 +88,13 @@ def train(
     from merkhet.rkhs.expressions import describe, parse_penalty
 
     term = parse_penalty(penalty)
-    recipe = Recipe(epochs, None, rate, weight_decay, batch, optimiser, seed=seed)
-    given = json_object(arguments, "--arguments", '{"norm": "none"}')
+    default = "{}" if ":" in network else '{"norm": "none"}'
+    given = json_object(arguments or default, "--arguments", '{"norm": "none"}')
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder for the run")
     pictures = _labelled(data, labels, seed)
+    epochs = epochs or max(20, -(-LEAST_STEPS * batch // len(pictures)))
+    recipe = Recipe(epochs, None, rate, weight_decay, batch, optimiser, seed=seed)
     module, about = _network(network, given, pictures, seed)
     held = _constraint(constraint, kappa, pictures, recipe)
     result = train_classifier(
@@ -106,8 +114,8 @@ def train(
         tell=print_line,
     )
     print_line(f"{out}: loss {result.losses[-1]:.4f}, {result.steps} steps, {result.seconds:.1f} s")
-    _tell_accuracy(module, data)
-    _tell_next(out, about)
+    _tell_accuracy(module, data, pictures)
+    _tell_next(out, about, data)
 
 
 def bounds(
@@ -155,7 +163,7 @@ def bounds(
         certified = certified_radius(function, inputs, pictures.labels)
         shares = certified_accuracy(certified, at).tolist()
         found["certified"] = {
-            "radii": certified.tolist(),
+            "radii": [radius if math.isfinite(radius) else None for radius in certified.tolist()],
             "accuracy": dict(zip(map(str, at), shares, strict=True)),
         }
         sys.stdout.write(_certified_told(certified, at, shares))
@@ -225,6 +233,8 @@ def _labelled(data: str, labels: int | None, seed: int) -> Pictures:
         raise InputError(
             f"--labels {labels}: {data} has {len(found):,} pictures, give that or less"
         )
+    if labels < len(found.classes):
+        raise InputError(f"--labels {labels}: give one or more for each of {len(found.classes)}")
     return found.sample(labels, seed)
 
 
@@ -304,11 +314,17 @@ def _check_suffix(out: Path | None) -> None:
         raise InputError(f"--out {out}: give NAME.json in a folder that is there")
 
 
-def _tell_accuracy(module: nn.Module, data: str) -> None:
-    """Print the accuracy on test pictures, where the set has a split of them."""
+def _tell_accuracy(module: nn.Module, data: str, pictures: Pictures) -> None:
+    """Print the accuracy on the pictures of training, and on a test split where there is one."""
     from merkhet.data import load, splits
     from merkhet.training import accuracy
 
+    learned = accuracy(module, pictures).value
+    sys.stdout.write(f"accuracy {learned:.2%} on the {len(pictures):,} pictures of training\n")
+    if learned < LEARNED:
+        sys.stdout.write(
+            "it has not learned them: more --epochs, another --rate, a weaker penalty may help\n"
+        )
     if not {"test", "val"} & set(splits(data)):
         return
     test = load(data, "test")
@@ -319,7 +335,7 @@ def _tell_accuracy(module: nn.Module, data: str) -> None:
     )
 
 
-def _tell_next(out: Path, about: dict[str, Any]) -> None:
+def _tell_next(out: Path, about: dict[str, Any], data: str) -> None:
     """Say how the run goes into other commands."""
     import shlex
 
@@ -327,6 +343,7 @@ def _tell_next(out: Path, about: dict[str, Any]) -> None:
     if "network" in about:
         given = ["--arguments", json.dumps(about["arguments"])] if about["arguments"] else []
         model = [about["network"], *given, "--weights", str(out / "model.safetensors")]
+        model += ["--data", data]
     sys.stdout.write(f"`merkhet rkhs bounds {shlex.join(model)}` bounds and certifies it\n")
 
 

@@ -38,6 +38,9 @@ class SpectralConstraint:
     values above the bound become the bound, which gives the nearest such matrix in the Frobenius
     norm. They are at most the bound afterwards, up to the rounding of the weights.
 
+    What comes after a layer is not held: batch norm scales its results again, and the factor that
+    `lipschitz` shows for the two together can be above the bound.
+
     The operator of a convolution with its singular values clipped is no convolution of the same
     kernel. Its kernel is scaled instead, by bound / sigma where sigma is above the bound: sigma
     is estimated from below by power iteration, so that the norm is at most the bound up to the
@@ -70,10 +73,10 @@ class SpectralConstraint:
     ) -> None:
         if not callable(schedule):
             building.check_positive(bound=schedule)
-        if isinstance(layers, str):
-            raise InputError(f"layers = {layers!r}: give a list of paths, [{layers!r}]")
+        if layers is not None and (not isinstance(layers, list | tuple) or not layers):
+            raise InputError(f"layers = {layers!r}: give a list of paths, or None for all")
         self.schedule, self.norm, self.layers = schedule, norm, layers
-        self._example = None if example is None else example[:2].detach().clone()
+        self._example = None if example is None else _first_two(example)
         self._follower = Follower(norm, vectors, seed)
 
     def observe(self, module: nn.Module, example: Tensor) -> None:
@@ -86,7 +89,7 @@ class SpectralConstraint:
         Raises:
             InputError: A layer cannot be held: it is parametrised, or not known by its path.
         """
-        self._example = example[:2].detach().clone()
+        self._example = _first_two(example)
         self._operations(bare(module))
 
     def bound(self, step: int) -> float:
@@ -149,6 +152,14 @@ class SpectralConstraint:
         example = self._example if self._example is None else _beside(self._example, module)
         found = followed.operations(module, example)
         return followed, [operation for operation in found if operation.path in wanted]
+
+
+def _first_two(example: Tensor) -> Tensor:
+    """Return two inputs at most, apart from what they were computed by."""
+    if not isinstance(example, Tensor) or example.dim() < 1 or not len(example):
+        given = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise InputError(f"example = {given}: give inputs (n, ...), one or more")
+    return example[:2].detach().clone()
 
 
 def _clip(operation: Operation, bound: float) -> bool:

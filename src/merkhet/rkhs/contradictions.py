@@ -36,6 +36,11 @@ def certificates(
     """
     if certify is False:
         return None, ()
+    if not isinstance(certify, Tensor | bool | None):
+        raise InputError(
+            f"certify is of type {type(certify).__name__}: give True, False, None, or a tensor of "
+            "radii (n,)"
+        )
     if isinstance(certify, Tensor):
         return _given(certify, len(examples), norm), ()
     if norm != "l2":
@@ -52,7 +57,13 @@ def certificates(
 
 
 def refuse_contradictions(
-    model: nn.Module, examples: Examples, points: Tensor, distances: Tensor, certified: Tensor
+    model: nn.Module,
+    examples: Examples,
+    points: Tensor,
+    distances: Tensor,
+    certified: Tensor,
+    *,
+    given: bool = False,
 ) -> Notes:
     """Hold misjudged points against certified radii.
 
@@ -65,9 +76,11 @@ def refuse_contradictions(
         points: The nearest misjudged points (n, ...).
         distances: Theirs, (n,).
         certified: Radii (n,).
+        given: Whether the caller brought them.
 
     Raises:
-        AssertionError: A point is misjudged within the certified radius.
+        AssertionError: A point is misjudged within a certified radius of ours.
+        InputError: One is within a radius that the caller brought.
     """
     within = (distances < certified).nonzero().squeeze(1)
     if not len(within):
@@ -75,10 +88,18 @@ def refuse_contradictions(
     wrong = _wrong_in_float64(model, points[within], examples.y[within])
     if bool(wrong.any()):
         row = int(within[wrong][0])
-        raise AssertionError(
+        seen = (
             f"an attack flips example {row} at distance {float(distances[row]):.6g}, within its "
-            f"certified radius {float(certified[row]):.6g} ({int(wrong.sum())} such examples): the "
-            "certificate is wrong, an error of merkhet; please report it with this network"
+            f"certified radius {float(certified[row]):.6g} ({int(wrong.sum())} such examples)"
+        )
+        if given:
+            raise InputError(
+                f"{seen}: the radii given as certify are not certified for this network and these "
+                "examples; give others, or certify=True for radii of merkhet"
+            )
+        raise AssertionError(
+            f"{seen}: the certificate is wrong, an error of merkhet; please report it with this "
+            "network"
         )
     return (
         f"{len(within)} certified examples flip within their radius by rounding alone: not in "

@@ -13,10 +13,10 @@ from torch import Tensor
 from merkhet.core.building import check_counts, check_positive
 from merkhet.core.deformations import PADDINGS, deform
 from merkhet.core.errors import choose
-from merkhet.rkhs.fields import random_fields, tangents
+from merkhet.rkhs.fields import check_fields, random_fields, tangents
 from merkhet.rkhs.forward_mode import weighted_squares
 from merkhet.rkhs.gradient import REDUCTIONS
-from merkhet.rkhs.looks import check_inputs
+from merkhet.rkhs.looks import check_inputs, refuse_coupled
 from merkhet.rkhs.passes import Pass
 from merkhet.rkhs.penalty import Logs, Penalty
 
@@ -62,6 +62,7 @@ class DeformationPenalty(Penalty):
 
     def __post_init__(self) -> None:
         check_positive(max_displacement=self.max_displacement)
+        check_fields(self.max_gradient, self.seed)
         check_counts(samples=self.samples)
         choose("reduction", self.reduction, REDUCTIONS)
         choose("padding", self.padding, PADDINGS)
@@ -69,6 +70,7 @@ class DeformationPenalty(Penalty):
     def measure(self, seen: Pass) -> tuple[Tensor, Logs]:
         """Return the value, shape (), and the logs."""
         check_inputs(seen.x)
+        refuse_coupled(seen.model)
         clean = seen.logits
         deformed = [self._deformed(seen.x.detach()) for _ in range(self.samples)]
         if self.reduction == "mean":
@@ -133,6 +135,7 @@ class TangentPenalty(Penalty):
     leads = True
 
     def __post_init__(self) -> None:
+        check_fields(self.max_gradient, self.seed)
         choose("reduction", self.reduction, REDUCTIONS)
         choose("padding", self.padding, PADDINGS)
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from merkhet.core.building import check_counts, check_positive
 from merkhet.core.errors import InputError, choose
-from merkhet.rkhs.penalty import Penalty, regularised_loss
+from merkhet.rkhs.penalty import Penalty, is_from_zero, regularised_loss
 
 if TYPE_CHECKING:
     from merkhet.data import Pictures
@@ -31,7 +31,7 @@ Transform = Callable[[Tensor], Tensor]
 class Recipe:
     """How long and how fast a classifier learns.
 
-    The paper's own: SGD, batches of 128, 500 epochs at a rate of 0.05 that is halved every 40.
+    `PAPER` is the paper's: SGD, batches of 128, 500 epochs at a rate of 0.05 halved every 40.
 
     Attributes:
         epochs: Passes over the data.
@@ -50,10 +50,10 @@ class Recipe:
 
     epochs: int = 20
     steps: int | None = None
-    rate: float = 0.05
+    rate: float = 4e-3
     weight_decay: float = 0.0
-    batch_size: int = 128
-    optimiser: str = "sgd"
+    batch_size: int = 64
+    optimiser: str = "adamw"
     halvings: int = 12
     seed: int = 0
 
@@ -62,8 +62,11 @@ class Recipe:
         check_positive(rate=self.rate)
         if self.steps is not None:
             check_counts(steps=self.steps)
-        if isinstance(self.halvings, bool) or self.halvings < 0:
-            raise InputError(f"halvings = {self.halvings!r}: give a whole number from 0 on")
+        for name, value in (("halvings", self.halvings), ("seed", self.seed)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{name} = {value!r}: give a whole number from 0 on")
+        if not is_from_zero(self.weight_decay):
+            raise InputError(f"weight_decay = {self.weight_decay!r}: give a number from 0 on")
         choose("optimiser", self.optimiser, OPTIMISERS)
 
     def steps_for(self, count: int) -> int:
@@ -71,7 +74,7 @@ class Recipe:
         return self.steps or self.epochs * -(-count // self.batch_size)
 
 
-PAPER = Recipe(epochs=500)
+PAPER = Recipe(epochs=500, rate=0.05, batch_size=128, optimiser="sgd")
 
 
 def train_classifier(
@@ -111,7 +114,8 @@ def train_classifier(
     """
     from merkhet.training import Optimisation, Running, TrainingConfig, fit
 
-    recipe = recipe or Recipe()
+    recipe = Recipe() if recipe is None else recipe
+    _check_parts(recipe, constraint, transform)
     dataset = _dataset(data)
     count: int = len(dataset)  # type: ignore[arg-type]
     steps = recipe.steps_for(count)
@@ -142,6 +146,15 @@ def train_classifier(
     )
 
 
+def _check_parts(recipe: object, constraint: object, transform: object) -> None:
+    """Refuse what is not of the kind that a run is made of."""
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe = {recipe!r}: give a Recipe, such as Recipe(epochs=20)")
+    for name, part in (("constraint", constraint), ("transform", transform)):
+        if part is not None and not callable(part):
+            raise InputError(f"{name} = {part!r}: give a function, or None")
+
+
 def _dataset(data: Pictures | Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[Any]:
     """Return pairs of input and label; pictures as bytes, which the loss makes floats."""
     from merkhet.data import Pictures
@@ -150,14 +163,21 @@ def _dataset(data: Pictures | Dataset[Any] | tuple[Tensor, Tensor]) -> Dataset[A
         if data.labels is None:
             raise InputError(f"{data.name} has no labels: give pictures in a folder for each class")
         return TensorDataset(data.images, data.labels)
-    if not isinstance(data, tuple):
+    if isinstance(data, Tensor):
+        raise InputError("the data is one tensor: give (inputs, labels), two tensors")
+    if not isinstance(data, tuple | list):
         return data
+    if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+        kinds = ", ".join(type(part).__name__ for part in data)
+        raise InputError(f"data = ({kinds}): give (inputs, labels), two tensors")
     inputs, labels = data
     if labels.shape != inputs.shape[:1] or labels.is_floating_point():
         raise InputError(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(inputs)} inputs: "
             f"give int64 ({len(inputs)},)"
         )
+    if not len(inputs):
+        raise InputError("there are no examples to train on: give one or more")
     return TensorDataset(inputs, labels.long())
 
 

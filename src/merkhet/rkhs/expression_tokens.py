@@ -13,6 +13,7 @@ TOKEN = re.compile(
     r"(?P<number>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)|(?P<word>[a-z]\w*)", re.I
 )
 MARKS = "+*(),=-"
+LONGEST = 120  # letters of an expression that messages repeat
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Reader:
 
     def here(self, token: Token) -> str:
         """Return where a token stands, for messages."""
-        at = f"at {token.text!r}, place {token.place + 1}" if token.text else "at its end"
-        return f"penalty {self.text!r}, {at}"
+        at = f"at {_short(token.text)!r}, place {token.place + 1}" if token.text else "at its end"
+        return f"penalty {_short(self.text)!r}, {at}"
 
     @contextmanager
     def at(self, token: Token) -> Iterator[None]:
@@ -85,3 +86,8 @@ class Reader:
                 raise InputError(f"{self.here(Token('', sign, place))}: no such sign here")
             place += len(found[0]) if found else 1
         yield Token("end", "", place)
+
+
+def _short(text: str) -> str:
+    """Return a text for a message, cut where it is long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

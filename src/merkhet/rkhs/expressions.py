@@ -31,6 +31,7 @@ PENALTIES: dict[str, type[Penalty]] = {
 }
 NOTHING = "none"
 EXAMPLE = "gradient*0.01 + spectral(0.8)"
+DIGITS = 18  # of whole numbers; longer ones are read as floats
 CONSTANTS = {"none": None, "true": True, "false": False}
 
 
@@ -140,16 +141,21 @@ def _argument(reader: Reader, term: Term) -> None:
 def _value(reader: Reader) -> Any:
     """Return a number, a word, a constant, or values in brackets as a tuple."""
     if reader.take("("):
-        values = [_value(reader)]
+        values = [_number_or_word(reader)]
         while reader.take(","):
-            values.append(_value(reader))
+            values.append(_number_or_word(reader))
         reader.expect(")")
         return tuple(values)
+    return _number_or_word(reader)
+
+
+def _number_or_word(reader: Reader) -> Any:
+    """Return a number, a word, or a constant."""
     sign = -1 if reader.take("-") else 1
-    token = reader.expect("number") if sign < 0 else reader.expect("number", "word", "(")
+    token = reader.expect("number") if sign < 0 else reader.expect("number", "word")
     if token.kind == "word":
         return CONSTANTS.get(token.text.lower(), token.text)
-    whole = token.text.isdigit()
+    whole = token.text.isdigit() and len(token.text) <= DIGITS
     return sign * (int(token.text) if whole else float(token.text))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from merkhet.core.deformations import smooth_displacement
 from merkhet.core.errors import InputError, choose
+from merkhet.rkhs.penalty import is_from_zero
 
 POOL, LEAST, NUMBERS = 64, 8, 1 << 20  # fields; fewer where that would be more numbers
 MODES = {
@@ -87,6 +88,18 @@ def tangents(x: Tensor, fields: Tensor, padding: str = "zeros") -> Tensor:
         ahead, behind = around.narrow(2 + axis, 2, length), around.narrow(2 + axis, 0, length)
         total = total - fields[:, axis : axis + 1].to(x.dtype) * (ahead - behind) / 2
     return total
+
+
+def check_fields(max_gradient: object, seed: object) -> None:
+    """Refuse settings of fields that no field has.
+
+    Raises:
+        InputError: The gradient is no finite number from 0 on, or the seed no whole number.
+    """
+    if not is_from_zero(max_gradient):
+        raise InputError(f"max_gradient = {max_gradient!r}: give a number from 0 on, such as 0.25")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed = {seed!r}: give a whole number")
 
 
 def check_pictures(x: Tensor) -> None:

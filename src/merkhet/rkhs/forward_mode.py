@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-from merkhet.rkhs.input_gradients import input_gradient
+from merkhet.rkhs.input_gradients import input_gradient, told
 from merkhet.rkhs.looks import full_precision, widened
 
 CONVOLUTIONS = frozenset(
     f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)
 )
 NORMS = frozenset({"batch_norm", "group_norm"})
+CHECKPOINTS = "checkpoints, and other hooks on saved tensors, are not known in forward mode"
 NAMES = """
 __add__ __bool__ __get__ __getitem__ __len__ __mul__ __neg__ __radd__ __rmul__ __rsub__
 __rtruediv__ __sub__ __truediv__ abs add bmm cat celu chunk clamp clone concat contiguous cos
@@ -57,7 +59,7 @@ def value_and_slopes(
             differentiated rightly.
     """
     with forward_ad.dual_level():
-        with _ForwardMode():
+        with _ForwardMode(), _without_saving_hooks():
             answer = function(forward_ad.make_dual(x, directions))
         value, slopes = forward_ad.unpack_dual(answer)
     return value, slopes
@@ -75,8 +77,10 @@ def slopes_by_gradients(value: Tensor, x: Tensor, directions: Tensor) -> Tensor:
         x: (n, *in), requires a gradient.
         directions: Like `x`.
     """
+    if not value.requires_grad:
+        return torch.zeros_like(value)
     u = torch.zeros_like(value, requires_grad=True)
-    with full_precision(x.device):
+    with told(), full_precision(x.device):
         (back,) = torch.autograd.grad(value, x, u, create_graph=True, materialize_grads=True)
         (slopes,) = torch.autograd.grad(back, u, directions, materialize_grads=True)
     return slopes.detach()
@@ -103,6 +107,22 @@ def weighted_squares(
     back = input_gradient((weights * slopes * value).sum(), x, again=True)
     half = (widened(back) * widened(directions)).sum()
     return total + 2 * (half - half.detach())
+
+
+@contextmanager
+def _without_saving_hooks() -> Iterator[None]:
+    """Refuse checkpoints, which compute again without the direction that came with the input.
+
+    Raises:
+        NotImplementedError: There is one.
+    """
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTS):
+            yield
+    except RuntimeError as error:
+        if CHECKPOINTS not in str(error):
+            raise
+        raise NotImplementedError(CHECKPOINTS) from error
 
 
 class _ForwardMode(TorchFunctionMode):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -43,15 +46,34 @@ def input_gradient(value: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
         again: Whether the gradient is to be differentiated again.
 
     Raises:
-        InputError: An operation of the network has no second derivative.
+        InputError: An operation of the network has no second derivative, or a checkpoint is of
+            the kind that no gradient towards an input passes.
     """
     if not value.requires_grad:
         return torch.zeros_like(x)
+    with told(), full_precision(x.device):
+        (gradient,) = torch.autograd.grad(
+            value, x, create_graph=again, retain_graph=True, allow_unused=True
+        )
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say in words of a derivative for a while that it does not exist.
+
+    Raises:
+        InputError: An operation has no such derivative, or a checkpoint is of the kind that no
+            gradient towards an input passes.
+    """
     try:
-        with full_precision(x.device):
-            (gradient,) = torch.autograd.grad(
-                value, x, create_graph=again, retain_graph=True, allow_unused=True
-            )
+        yield
     except NotImplementedError as error:
         raise InputError(f"the network has no such derivative: {error}") from error
-    return torch.zeros_like(x) if gradient is None else gradient
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise InputError(
+            "the network has checkpoints that gradients towards inputs cannot pass: write "
+            "checkpoint(..., use_reentrant=False) in it"
+        ) from error

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from merkhet.core.building import as_generator
+
 ROWS = 100  # outputs up to which the Jacobian is taken row by row, which costs no more than rounds
 ENTRIES = 2**24  # of Jacobians in memory at once
 ROUNDS = 50  # of power iteration beyond
@@ -32,7 +34,7 @@ def top_directions(output: Function, x: Tensor, *, seed: int = 0) -> Tensor:
         outputs = output(x[:1]).shape[1]
     rows = outputs if outputs <= ROWS else 4
     size = max(1, ENTRIES // max(1, rows * x[0].numel()))
-    generator = torch.Generator().manual_seed(seed)
+    generator = as_generator(seed)
     find = _by_rows if outputs <= ROWS else _by_power
     return torch.cat([find(output, part, generator) for part in x.split(min(size, 64))])
 
@@ -40,12 +42,14 @@ def top_directions(output: Function, x: Tensor, *, seed: int = 0) -> Tensor:
 def _by_rows(output: Function, x: Tensor, _generator: torch.Generator) -> Tensor:
     """Return the directions from all K rows: J^T u of the first left singular vector u."""
     jacobian = rows_of(output, x).flatten(2)
+    largest = jacobian.abs().amax((1, 2), keepdim=True)  # so that no square overflows
+    jacobian = jacobian / torch.where(largest > 0, largest, 1.0)
     vectors = torch.linalg.eigh(jacobian @ jacobian.mT).eigenvectors[:, :, -1]
     return _unit((vectors[:, None] @ jacobian)[:, 0]).view(x.shape)
 
 
 def rows_of(output: Function, x: Tensor) -> Tensor:
-    """Return the Jacobian, (n, K, *shape)."""
+    """Return the Jacobian, (n, K, *shape); 0 where its entries are NaN or infinite."""
     with torch.enable_grad():
         start = x.detach().requires_grad_()
         y = output(start)
@@ -57,7 +61,7 @@ def rows_of(output: Function, x: Tensor) -> Tensor:
             )[0]
             for k in range(y.shape[1])
         ]
-    return torch.stack(rows, 1)
+    return torch.stack(rows, 1).nan_to_num(0, 0, 0)
 
 
 def _by_power(output: Function, x: Tensor, generator: torch.Generator) -> Tensor:

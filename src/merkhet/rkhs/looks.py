@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,14 +44,31 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+def refuse_coupled(model: nn.Module) -> None:
+    """Refuse batch norm that has no running statistics: each example's logits depend on all.
+
+    Raises:
+        InputError: There is such a part.
+    """
+    for path, part in model.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            raise InputError(
+                f"{path or type(part).__name__} has no running statistics, so that the logits of "
+                "one example depend on the whole batch: give a network with "
+                "track_running_stats=True, or with another normalisation"
+            )
+
+
 def depends_on_mode(model: nn.Module) -> bool:
     """Tell whether a part in training mode may compute otherwise than as evaluated.
 
-    Such are batch norm, dropout, and every module whose own code reads `self.training`; it is
-    the code that is looked at, not a list of classes. Dropout of probability 0 is not.
+    Such are batch norm, dropout, and every module whose own code reads `training`; it is the
+    code that is looked at (methods, properties, what decorators wrap, functions that are called
+    by a global name, hooks), not a list of classes. Dropout of probability 0 is not.
     """
-    kinds: set[Any] = {type(part) for part in model.modules() if part.training and not _idle(part)}
-    return any(_reads_mode(kind) for kind in kinds)
+    parts = [part for part in model.modules() if part.training and not _idle(part)]
+    kinds: set[Any] = {type(part) for part in parts}
+    return any(_reads_mode(kind) for kind in kinds) or any(map(_own_code_reads_mode, parts))
 
 
 @contextmanager
@@ -155,6 +174,8 @@ def check_inputs(x: Tensor) -> None:
         )
     if not x.numel():
         raise InputError(f"the batch is empty, {tuple(x.shape)}: give one example or more")
+    if not torch.stack(x.detach().aminmax()).isfinite().all():  # several times faster than of all
+        raise InputError("the inputs are not all finite: take out what is NaN or infinite")
 
 
 def widened(values: Tensor) -> Tensor:
@@ -171,12 +192,56 @@ def _idle(part: nn.Module) -> bool:
 def _reads_mode(kind: Any) -> bool:
     """Tell whether the code of a class of modules, below `nn.Module` itself, reads `training`."""
     own = [base for base in kind.__mro__ if base not in nn.Module.__mro__]
-    functions = [value for base in own for value in vars(base).values()]
-    codes = [value.__code__ for value in functions if isinstance(value, types.FunctionType)]
-    return any(_mentions(code, "training") for code in codes)
+    return _any_mentions(value for base in own for value in vars(base).values())
+
+
+def _own_code_reads_mode(part: nn.Module) -> bool:
+    """Tell whether code that one module alone has, hooks or a method put into it, reads it."""
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    forward = part.__dict__.get("forward")
+    return bool(hooks or forward) and _any_mentions((*hooks, forward))
+
+
+def _any_mentions(values: Iterable[Any], name: str = "training") -> bool:
+    """Tell whether functions among values, or functions that they call, read an attribute."""
+    left, seen = list(values), set()
+    while left:
+        for function in _functions(left.pop()):
+            if function not in seen:
+                seen.add(function)
+                if _mentions(function.__code__, name):
+                    return True
+                left.extend(_called(function))
+    return False
+
+
+def _functions(value: Any) -> list[types.FunctionType]:
+    """Return the functions in a value: itself, a method's, a property's."""
+    if isinstance(value, property):
+        return [part for part in (value.fget,) if isinstance(part, types.FunctionType)]
+    value = getattr(value, "__func__", value)  # of methods, static and class methods
+    return [value] if isinstance(value, types.FunctionType) else []
+
+
+def _called(function: types.FunctionType) -> Iterator[Any]:
+    """Yield what a function may call: what it wraps or holds, and by a global name, not torch's."""
+    yield inspect.unwrap(function)
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a cell that is empty yet
+            yield cell.cell_contents
+    names = function.__code__.co_names
+    for value in map(function.__globals__.get, names):
+        found = [vars(value).get(name) for name in names] if inspect.ismodule(value) else [value]
+        yield from (part for part in found if not _of_torch(part))
+
+
+def _of_torch(value: Any) -> bool:
+    """Tell whether a function is PyTorch's own."""
+    return str(getattr(value, "__module__", "")).partition(".")[0] == "torch"
 
 
 def _mentions(code: types.CodeType, name: str) -> bool:
     """Tell whether code, or a function defined in it, reads an attribute of this name."""
     inner = (value for value in code.co_consts if isinstance(value, types.CodeType))
-    return name in code.co_names or any(_mentions(value, name) for value in inner)
+    named = name in code.co_names or name in code.co_consts
+    return named or any(_mentions(value, name) for value in inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ class AdversarialLoss(Penalty):
         check_positive(radius=self.radius)
         check_counts(steps=self.steps)
         choose("norm", self.norm, NORMS)
-        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
+        if self.clip is not None and not _is_range(self.clip):
             raise InputError(f"clip = {self.clip!r}: give (low, high), such as (0.0, 1.0), or None")
 
     def measure(self, seen: Pass) -> tuple[Tensor, Logs]:
@@ -129,3 +130,11 @@ class AdversarialLoss(Penalty):
         if self.norm == "linf":
             return (delta + length * gradient.sign()).clamp(-self.radius, self.radius)
         return in_l2_ball(delta + length * directions(gradient), self.radius)
+
+
+def _is_range(clip: object) -> bool:
+    """Tell whether something is two numbers, the lower first."""
+    if not isinstance(clip, tuple | list) or len(clip) != 2:
+        return False
+    low, high = clip
+    return isinstance(low, Real) and isinstance(high, Real) and float(low) < float(high)

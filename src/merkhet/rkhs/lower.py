@@ -5,18 +5,18 @@ n examples, K outputs, d numbers of an example.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from merkhet.core.outputs import main_tensor
+from merkhet.rkhs.exact_copy import exact_inputs, precision
 from merkhet.rkhs.jacobian import top_directions
 
 STRIDES = (1e-5, 1e-3, 1e-1, 1.0)  # along a direction, relative to the example's norm
 PUSH = 0.1  # first step of an ascent, relative likewise
-ROUNDING = 1e-12  # relative error granted to each output; what it may hide is taken off
+ROUNDING = 4504  # times eps: relative error granted to each output, taken off; 1e-12 in float64
 PAIRS = 256  # inputs that all pairs are taken of
 
 
@@ -47,16 +47,17 @@ def lower_bound(
         steps: Of each push.
         seed: Of the first directions.
     """
-    x = inputs.detach().to("cpu", torch.float64)
-    ratios = Ratios(model)
+    x = exact_inputs(inputs)
+    ratios = Ratios(model, x)
     size = x.flatten(1).norm(dim=1).clamp(min=1).view(-1, *(1,) * (x.dim() - 1))
     directions = top_directions(ratios.output, x, seed=seed) * size
-    found = torch.stack([ratios(x, x + t * directions) for t in STRIDES])
+    y = ratios.output_of(x)
+    found = torch.stack([ratios.from_outputs(y, x, x + t * directions) for t in STRIDES])
     best, strides = found.max(0)
     place = int(best.argmax())
     answers = [
         Lower(float(best[place]), f"along the Jacobian at input {place}"),
-        _between(ratios, x[:PAIRS]),
+        _between(ratios, y[:PAIRS], x[:PAIRS]),
     ]
     starts = best.topk(min(ascents, len(x))).indices
     if len(starts) and steps:
@@ -71,43 +72,45 @@ class Ratios:
     """The ratios |f(x) - f(x')| / |x - x'| of a network.
 
     Args:
-        model: The network.
-        select: Which outputs to take of (n, outputs); all by default.
+        model: The network in float64, evaluated.
+        x: (n, *shape), to see on how precisely it computes.
     """
 
-    def __init__(self, model: nn.Module, select: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.model, self.select = model, select
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self.model, self.granted = model, ROUNDING * precision(model, x)
 
     def output(self, x: Tensor) -> Tensor:
         """Return the main output of each example, (n, outputs)."""
-        flat = main_tensor(self.model(x)).reshape(len(x), -1)
-        return flat if self.select is None else self.select(flat)
+        return main_tensor(self.model(x)).reshape(len(x), -1).double()
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return the ratios (n,) of pairs, less what rounding may bring to them."""
-        return ratio(self.output(x), self.output(other), x, other)
+    def output_of(self, x: Tensor) -> Tensor:
+        """Return the main output of each example without a graph, (n, outputs)."""
+        return self.output(x)
 
+    def from_outputs(self, y: Tensor, x: Tensor, other: Tensor) -> Tensor:
+        """Return the ratios (n,) of pairs, y the outputs of the first ones."""
+        return self.ratio(y, self.output_of(other), x, other)
 
-def ratio(y: Tensor, other_y: Tensor, x: Tensor, other_x: Tensor) -> Tensor:
-    """Return |y - y'| / |x - x'| of rows, less what rounding may bring to it; 0 where x = x'."""
-    apart = (x - other_x).flatten(1).norm(dim=1)
-    granted = ROUNDING * (y.norm(dim=1) + other_y.norm(dim=1))
-    moved = ((y - other_y).norm(dim=1) - granted).clamp(min=0)
-    found = moved / torch.where(apart > 0, apart, 1.0) * (1 - ROUNDING)
-    return torch.where((apart > 0) & found.isfinite(), found, 0.0)
+    def ratio(self, y: Tensor, other_y: Tensor, x: Tensor, other_x: Tensor) -> Tensor:
+        """Return |y - y'| / |x - x'| of rows, less what rounding may add to it; 0 where x = x'."""
+        apart = (x - other_x).flatten(1).norm(dim=1)
+        granted = self.granted * (y.norm(dim=1) + other_y.norm(dim=1))
+        moved = ((y - other_y).norm(dim=1) - granted).clamp(min=0)
+        exact = 1 - ROUNDING * torch.finfo(torch.float64).eps
+        found = moved / torch.where(apart > 0, apart, 1.0) * exact
+        return torch.where((apart > 0) & found.isfinite(), found, 0.0)
 
 
 @torch.no_grad()
-def _between(ratios: Ratios, x: Tensor) -> Lower:
-    """Return the largest ratio between two of the inputs."""
-    y = ratios.output(x)
+def _between(ratios: Ratios, y: Tensor, x: Tensor) -> Lower:
+    """Return the largest ratio between two of the inputs, y their outputs."""
     one, other = torch.triu_indices(len(x), len(x), 1)
     if not len(one):
         return Lower(0.0, "no two inputs")
     found = torch.cat(
         [
-            ratio(y[a], y[b], x[a], x[b])
+            ratios.ratio(y[a], y[b], x[a], x[b])
             for a, b in zip(one.split(4 * PAIRS), other.split(4 * PAIRS), strict=True)
         ]
     )
@@ -121,22 +124,25 @@ def climb(ratios: Ratios, x: Tensor, offsets: Tensor, steps: int) -> Tensor:
     Both ends move by normalised gradients of the logarithm of the ratio, in steps that shrink.
     """
     first, second = x.clone(), x + offsets
-    best = ratios(first, second)
+    best = x.new_zeros(len(x))
     unit = x.flatten(1).norm(dim=1).clamp(min=1)
     for step in range(steps):
         length = PUSH * unit * (1 - step / steps)
         ends = [end.detach().requires_grad_() for end in (first, second)]
         with torch.enable_grad():
-            moved = (ratios.output(ends[0]) - ratios.output(ends[1])).square().sum(1)
+            one, other = (ratios.output(end) for end in ends)
+            best = torch.maximum(best, ratios.ratio(one.detach(), other.detach(), first, second))
+            moved = (one - other).square().sum(1)
             apart = (ends[0] - ends[1]).flatten(1).square().sum(1)
             tiny = torch.finfo(moved.dtype).tiny
             height = (moved.clamp(min=tiny).log() - apart.clamp(min=tiny).log()).sum()
-            slopes = torch.autograd.grad(height, ends)
+            if not height.requires_grad:
+                return best
+            slopes = torch.autograd.grad(height, ends, allow_unused=True, materialize_grads=True)
         first, second = (
             (end + _along(slope, length)).detach() for end, slope in zip(ends, slopes, strict=True)
         )
-        best = torch.maximum(best, ratios(first, second))
-    return best
+    return torch.maximum(best, ratios.from_outputs(ratios.output_of(first), first, second))
 
 
 def _along(slope: Tensor, length: Tensor) -> Tensor:

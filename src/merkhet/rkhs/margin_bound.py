@@ -139,16 +139,17 @@ def _checked(
             f"margins of shape {tuple(values.shape)}: give one finite number an example"
         )
     for name, grid in (("gammas", gammas), ("lambdas", lambdas)):
-        if not len(grid):
-            raise InputError(f"{name} is empty: give some positive numbers")
+        if not isinstance(grid, Sequence) or not len(grid):
+            raise InputError(f"{name} = {grid!r}: give a list of some positive numbers")
         for one in grid:
             check_positive(**{name: one})
-    if not math.isfinite(norm) or norm < 0:
+    if not isinstance(norm, int | float) or not math.isfinite(norm) or norm < 0:
         raise InputError(
             f"norm = {norm!r}: give a finite upper bound of |f|; there is no bound of "
             "the error without one"
         )
-    if not 0 <= eps < math.inf or not 0 < eta < 1:
+    numbers = all(isinstance(one, int | float) for one in (eps, eta))
+    if not numbers or not 0 <= eps < math.inf or not 0 < eta < 1:
         raise InputError(
             f"eps = {eps!r}, eta = {eta!r}: give eps of 0 or more, eta between 0 and 1"
         )

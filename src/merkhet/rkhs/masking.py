@@ -62,7 +62,7 @@ def masking_warnings(
         *_gradients(network, some),
         *_gradient_free(stands, radii),
         _unbounded(network, some, threat, radii[-1]),
-        _scale(network, some, threat, radii[-1]),
+        _scale(network, some, threat, radii[-1], _standing(stands, len(some))),
     )
     return tuple(found for found in checks if found)
 
@@ -144,22 +144,28 @@ def _unbounded(
     )
 
 
+def _standing(stands: Mapping[Attack, Tensor], count: int) -> Tensor:
+    """Return which of the first examples stand under all attacks at the last radius, (count,)."""
+    return torch.stack([stood[-1, :count] for stood in stands.values()]).all(0)
+
+
 def _scale(
-    network: Attacked, examples: Examples, threat: Threat, radius: float
+    network: Attacked, examples: Examples, threat: Threat, radius: float, standing: Tensor
 ) -> MaskingWarning | None:
-    """Look whether an attack finds more when the scores are multiplied by a number."""
+    """Look whether PGD flips what stands when the scores are multiplied by a number."""
     if not radius:
         return None
     plain = PGD().find(network, examples, threat, radius)[1]
     scaled = [PGD(scale=scale).find(network, examples, threat, radius)[1] for scale in SCALES]
-    shares = [_share(wrong & ~plain) for wrong in scaled]
-    if max(shares) <= 2 * FEW:
+    shares = [_share(wrong & ~plain & standing) for wrong in scaled]
+    if max(shares) <= max(2 * FEW, 1 / len(examples)):  # one example says nothing
         return None
     scale = SCALES[shares.index(max(shares))]
     return MaskingWarning(
         "scale",
-        f"With scores times {scale:g} PGD flips {max(shares):.0%} more of the examples within "
-        f"{radius:g}: the loss's scale hides directions; add pgd-margin or apgd-dlr.",
+        f"With scores times {scale:g} PGD flips {max(shares):.0%} of the examples within "
+        f"{radius:g} that stood all attacks: the loss's scale hides directions; add pgd-margin or "
+        "apgd-dlr, or more steps and restarts.",
         max(shares),
     )
 

@@ -76,8 +76,10 @@ def weighted_layers(module: nn.Module) -> dict[str, nn.Module]:
     projections inside nn.MultiheadAttention.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or this is no network.
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"the network is a {type(module).__name__}: give an nn.Module")
     layers: dict[str, nn.Module] = {
         path: layer
         for path, layer in module.named_modules()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import nn
 
@@ -47,16 +48,30 @@ def operator_norm(
         circular padding without strides; the certificates of others are ours.
     """
     choose("method", method, METHODS)
-    layers = [layer] if isinstance(layer, nn.Module) else list(layer)
+    layers = _layers(layer)
     steps = tuple(step for one in layers for step in steps_of(one))
     chain = Chain(steps, _shape(input_shape))
     return power_norm(chain, seed=seed) if method == "power" else certified_norm(chain).value
 
 
-def _shape(given: int | Sequence[int]) -> tuple[int, ...]:
+def _layers(given: object) -> list[nn.Module]:
+    """Return the layers, with weights that are there."""
+    layers = []
+    for layer in given if isinstance(given, Sequence) else [given]:
+        if not isinstance(layer, nn.Module):
+            raise InputError(f"{layer!r:.60} is no layer: give an nn.Module, or a sequence of them")
+        if any(tensor.is_meta for tensor in [*layer.parameters(), *layer.buffers()]):
+            raise InputError(f"{type(layer).__name__} is on the meta device: load its weights")
+        layers.append(layer)
+    return layers
+
+
+def _shape(given: object) -> tuple[int, ...]:
     """Return the shape of one example."""
-    shape = (given,) if isinstance(given, int) else tuple(int(size) for size in given)
-    if not shape or math.prod(shape) <= 0 or min(shape) < 1:
+    sizes = tuple(given) if isinstance(given, Sequence) else (given,)
+    whole = (size for size in sizes if isinstance(size, Integral))
+    shape = tuple(int(size) for size in whole)
+    if not shape or len(shape) < len(sizes) or math.prod(shape) <= 0 or min(shape) < 1:
         raise InputError(
             f"input_shape {given!r}: give the sizes of one example without the batch, 1 or more "
             "each, such as (3, 32, 32)"

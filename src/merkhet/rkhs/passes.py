@@ -25,6 +25,7 @@ from merkhet.rkhs.looks import (
     full_precision,
     look,
     refuse_compiled,
+    refuse_coupled,
     widened,
 )
 
@@ -54,8 +55,9 @@ class Pass:
             the network is left as found.
 
     Raises:
-        InputError: A part of the network is compiled, or gradients towards inputs are wanted
-            and these are empty or not floats.
+        InputError: The network is no module, the inputs are no tensor; or gradients towards
+            inputs are wanted and these are empty, not floats or not finite, or the network has
+            compiled parts or batch norm without running statistics.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Pass:
         through_inputs: bool = False,
         trains: bool = False,
     ) -> None:
+        _check_parts(model, x)
         self.model = bare(model)
         self.y = y
         self.criterion = criterion
@@ -76,6 +79,7 @@ class Pass:
         self._trains = trains
         if through_inputs:
             refuse_compiled(model)
+            refuse_coupled(self.model)
             check_inputs(x)
             self._outer = uncompiled(model)
         self.x = _leaf(x, through_inputs)
@@ -167,7 +171,7 @@ class Pass:
             loss = self.criterion(widened(output), targets)
         if not loss.detach().isfinite():
             raise InputError(
-                f"the loss of the batch is {float(loss)}: look at the inputs and weights, or give "
+                f"the loss of the batch is {loss.item()}: look at the inputs and weights, or give "
                 "a lower learning rate"
             )
         return loss
@@ -181,6 +185,8 @@ class Pass:
         """Return the targets, or refuse them."""
         if self.y is None:
             raise InputError("this needs the labels: call it with (model, x, y)")
+        if not isinstance(self.y, Tensor):
+            raise InputError(f"targets of type {type(self.y).__name__}: give a tensor")
         if len(self.y) != len(output):
             raise InputError(f"{len(self.y)} targets for {len(output)} examples: give one each")
         if self.criterion is F.cross_entropy:
@@ -194,9 +200,30 @@ def _warn(reason: str) -> None:
     warnings.warn(f"derivatives along tangents take two gradients each: {reason}", stacklevel=4)
 
 
+def _check_parts(model: nn.Module, x: Tensor) -> None:
+    """Refuse what is no network, or one that cannot be differentiated, and inputs of other types.
+
+    Raises:
+        InputError: They are such.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the network is a {type(model).__name__}: give an nn.Module")
+    if not isinstance(x, Tensor):
+        raise InputError(f"the inputs are {type(x).__name__}: give a tensor (n, ...)")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError(
+            "the network's parameters were made under torch.inference_mode and cannot be "
+            "differentiated: build the network, or load it, outside of it"
+        )
+
+
 def _leaf(x: Tensor, through_inputs: bool) -> Tensor:
-    """Return inputs apart from what they were computed by."""
-    leaf = x.clone() if x.is_inference() else x.detach()
+    """Return inputs apart from what they were computed by.
+
+    Those with a gradient lie each at a place of its own, as those that are expanded do not.
+    """
+    wanted = x.is_inference() or (through_inputs and not x.is_contiguous())
+    leaf = x.detach().clone() if wanted else x.detach()
     return leaf.requires_grad_() if through_inputs else leaf
 
 

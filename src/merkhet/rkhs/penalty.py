@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -77,6 +78,10 @@ class Penalty(ABC):
         if not isinstance(other, Penalty):
             return NotImplemented
         return _Sum((*_terms(self), *_terms(other)))
+
+    def __radd__(self, other: object) -> Penalty:
+        """Return the penalty itself for `0 + self`, so that `sum` takes penalties."""
+        return self if other == 0 and not isinstance(other, bool) else NotImplemented
 
     def __mul__(self, factor: float) -> Penalty:
         """Return the penalty times a number from 0 on.
@@ -153,7 +158,15 @@ def regularised_loss(
     Returns:
         loss(module, batch) -> (loss, logs): shape (), and by name "clean_loss" and what the
         penalty measured.
+
+    Raises:
+        InputError: The penalty is none.
     """
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise InputError(
+            f"penalty = {penalty!r}: give a penalty such as GradientPenalty(), or None; "
+            "merkhet.rkhs.parse_penalty reads one from words"
+        )
 
     def loss(module: nn.Module, batch: Any) -> tuple[Tensor, Logs]:
         x, y = _pair(batch)
@@ -169,6 +182,12 @@ def regularised_loss(
         return seen.loss + value, {"clean_loss": seen.loss.detach(), **logs}
 
     return loss
+
+
+def is_from_zero(value: object) -> bool:
+    """Tell whether something is a finite number from 0 on."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and 0 <= float(value) < math.inf  # type: ignore[arg-type]
 
 
 def _terms(penalty: Penalty) -> tuple[Penalty, ...]:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
 from merkhet.core.kernel_maps import KernelMap, NormBounded
-from merkhet.rkhs.exact_copy import check_inputs, exact_copy
+from merkhet.rkhs.exact_copy import check_inputs, exact_copy, exact_inputs
 from merkhet.rkhs.jacobian import rows_of
-from merkhet.rkhs.lower import STRIDES, Ratios, ratio
+from merkhet.rkhs.lower import STRIDES, Ratios
 
 KEEPERS = (nn.Identity, nn.Dropout)
 FLOOR = 1e-8  # of a Gram matrix's eigenvalues, relative: below it rounding would decide
@@ -54,6 +54,7 @@ class NormBracket:
         return "\n".join([*lines, *self.reasons])
 
 
+@torch.inference_mode(False)
 def rkhs_norm(model: nn.Module, inputs: Tensor) -> NormBracket:
     """Return bounds of the RKHS norm of each output of a network.
 
@@ -74,7 +75,7 @@ def rkhs_norm(model: nn.Module, inputs: Tensor) -> NormBracket:
         InputError: Inputs that do not fit, or weights that are not finite.
     """
     check_inputs(inputs)
-    copy, x = exact_copy(model, inputs), inputs.detach().to("cpu", torch.float64)
+    copy, x = exact_copy(model, inputs), exact_inputs(inputs)
     shape = tuple(x.shape[1:])
     features, head = _kernel_head(copy)
     if features is not None and head is not None:
@@ -96,7 +97,8 @@ def interpolation_norm(values: Tensor, gram: Tensor) -> Tensor:
     With c_j = <f, u_j> and G_ij = <u_i, u_j>, |<f, sum a_j u_j>| <= |f| sqrt(a^T G a) for all a;
     the best is a = G^+ c. Of u_j = Phi(x_j) it is the interpolation norm sqrt(f(X)^T K^-1 f(X)),
     of differences (Phi(x) - Phi(x')) / |x - x'| a ratio. Small eigenvalues are left out, and what
-    rounding may take off a^T G a is added to it, so that it stays a lower bound.
+    rounding of either, in the coarser of their types, may take off is taken off, so that it stays
+    a lower bound.
 
     Args:
         values: (n,) or (n, K), the c_j of one or more functions.
@@ -108,6 +110,8 @@ def interpolation_norm(values: Tensor, gram: Tensor) -> Tensor:
     Raises:
         InputError: Shapes that do not fit.
     """
+    if not _real(values) or not _real(gram):
+        raise InputError("values or gram are no tensors of real numbers: give such")
     c, g = values.detach().double(), gram.detach().double()
     if c.dim() not in (1, 2) or g.shape != (len(c), len(c)) or not len(c):
         raise InputError(
@@ -118,13 +122,27 @@ def interpolation_norm(values: Tensor, gram: Tensor) -> Tensor:
     columns, g = c.reshape(len(c), -1), (g + g.mT) / 2
     eigenvalues, vectors = torch.linalg.eigh(g)
     top = float(eigenvalues[-1].clamp(min=0))
-    kept = eigenvalues > FLOOR * top
+    eps = max(_eps(values), _eps(gram))
+    kept = eigenvalues > max(FLOOR, len(c) * eps) * top
     inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
     a = vectors @ (inverse[:, None] * (vectors.mT @ columns))
-    rounding = 4 * len(c) * torch.finfo(torch.float64).eps * top
+    rounding = 4 * len(c) * eps * top
     length = ((a * (g @ a)).sum(0) + rounding * a.square().sum(0)).clamp(min=0).sqrt()
-    found = (a * columns).sum(0).abs() / torch.where(length > 0, length, 1.0)
+    granted = 4 * eps * (a * columns).abs().sum(0)
+    found = ((a * columns).sum(0).abs() - granted).clamp(min=0)
+    found = found / torch.where(length > 0, length, 1.0)
     return torch.where(length > 0, found, 0.0).reshape(c.shape[1:])
+
+
+def _real(tensor: object) -> bool:
+    """Tell whether this is a tensor of real numbers."""
+    return isinstance(tensor, Tensor) and not tensor.is_complex()
+
+
+def _eps(tensor: Tensor) -> float:
+    """Return the eps of a tensor's type, that of float64 for whole numbers."""
+    exact = not tensor.is_floating_point()
+    return torch.finfo(torch.float64 if exact else tensor.dtype).eps
 
 
 def output_ratios(model: nn.Module, x: Tensor) -> Tensor:
@@ -134,37 +152,35 @@ def output_ratios(model: nn.Module, x: Tensor) -> Tensor:
         model: The network in float64, evaluated, its parameters without gradients.
         x: (n, *shape), float64.
     """
-    output = Ratios(model).output
-    rows = rows_of(output, x[:EXAMPLES]).transpose(0, 1)
+    ratios = Ratios(model, x)
+    rows = rows_of(ratios.output, x[:EXAMPLES]).transpose(0, 1)
     norms = rows.flatten(2).norm(dim=2)
     best = norms.argmax(1)
     each = torch.arange(len(rows))
     size = norms[each, best]
     directions = rows[each, best] / torch.where(size > 0, size, 1.0).view(-1, *(1,) * (x.dim() - 1))
-    found = [_along(output, x[best], directions * float(t)) for t in STRIDES]
-    return torch.stack([*found, _between(output, x[:EXAMPLES])]).amax(0)
+    found = [_along(ratios, x[best], directions * float(t)) for t in STRIDES]
+    return torch.stack([*found, _between(ratios, x[:EXAMPLES])]).amax(0)
 
 
 @torch.no_grad()
-def _along(output: object, start: Tensor, offsets: Tensor) -> Tensor:
+def _along(ratios: Ratios, start: Tensor, offsets: Tensor) -> Tensor:
     """Return the ratio of output k between start k and start k + offset k, (K,)."""
-    assert callable(output)
     size = start.flatten(1).norm(dim=1).clamp(min=1).view(-1, *(1,) * (start.dim() - 1))
     end = start + size * offsets
-    y, other = (output(one).diagonal()[:, None] for one in (start, end))
-    return ratio(y, other, start, end)
+    y, other = (ratios.output(one).diagonal()[:, None] for one in (start, end))
+    return ratios.ratio(y, other, start, end)
 
 
 @torch.no_grad()
-def _between(output: object, x: Tensor) -> Tensor:
+def _between(ratios: Ratios, x: Tensor) -> Tensor:
     """Return the largest ratio of each output between two of the inputs, (K,)."""
-    assert callable(output)
-    y = output(x)
+    y = ratios.output(x)
     one, other = torch.triu_indices(len(x), len(x), 1)
     if not len(one):
         return torch.zeros(y.shape[1], dtype=y.dtype)
     found = [
-        ratio(y[one, k : k + 1], y[other, k : k + 1], x[one], x[other]).amax()
+        ratios.ratio(y[one, k : k + 1], y[other, k : k + 1], x[one], x[other]).amax()
         for k in range(y.shape[1])
     ]
     return torch.stack(found)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from merkhet.core.errors import InputError, choose
+from merkhet.core.errors import InputError, choose, need
 from merkhet.rkhs.attacked import Attacked, attacked
 from merkhet.rkhs.attacks import PGD, Attack, Noise
 from merkhet.rkhs.contradictions import certificates, refuse_contradictions
 from merkhet.rkhs.evaluated import Labelled, check_radii, labelled, rightly_judged
 from merkhet.rkhs.masking import MaskingWarning, masking_warnings
-from merkhet.rkhs.robustness_result import Robustness
+from merkhet.rkhs.robustness_result import CERTIFIED, WORST, Robustness
 from merkhet.rkhs.threat import Examples, Threat
 from merkhet.rkhs.toolbox import APGD, Square
 
@@ -23,13 +23,14 @@ PLAIN = ("pgd", "pgd-margin", "noise")
 TOOLBOX = ("apgd-ce", "apgd-dlr", "square")
 
 
+@torch.inference_mode(False)
 def evaluate_robustness(
     model: nn.Module,
     data: tuple[Tensor, Tensor] | Labelled,
     norm: str = "l2",
     radii: Sequence[float] = (0.25, 0.5, 1.0),
     *,
-    attacks: Iterable[str | Attack] = PLAIN,
+    attacks: str | Attack | Iterable[str | Attack] = PLAIN,
     restarts: int = 1,
     steps: int = 40,
     clip: tuple[float, float] | None = (0.0, 1.0),
@@ -66,14 +67,15 @@ def evaluate_robustness(
 
     Raises:
         InputError: Inputs are not within `clip`, labels are no classes, scores are not finite,
-            radii do not increase, or an attack does not fit the network.
-        AssertionError: An attack flips an example within its certified radius: an error of ours.
+            radii do not increase, an attack does not fit the network, or it finds a misjudged point
+            within a radius given as `certify`.
+        AssertionError: An attack flips an example within a radius certified here: an error of ours.
     """
     threat, chosen = Threat(norm, clip), _chosen(attacks, steps, restarts)
     examples = labelled(data, threat, seed)
     radii = check_radii(radii)
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give 1 or more")
+    if batch_size < 1 or batch_size != int(batch_size):
+        raise InputError(f"batch_size={batch_size}: give a whole number, 1 or more")
     with attacked(model, batch_size) as network:
         clean = rightly_judged(network, examples)
     certified, notes = certificates(model, examples, norm, certify)
@@ -85,7 +87,15 @@ def evaluate_robustness(
         if check_masking and bool(clean.any()):
             warnings = masking_warnings(network, examples.take(clean), threat, radii, right)
     if certified is not None:
-        notes += refuse_contradictions(model, examples, search.points, search.distances, certified)
+        notes += refuse_contradictions(
+            model,
+            examples,
+            search.points,
+            search.distances,
+            certified,
+            given=isinstance(certify, Tensor),
+        )
+    notes += _unresolved(examples.x, threat, radii)
     return Robustness(
         norm=norm,
         radii=radii,
@@ -142,7 +152,22 @@ class _Search:
         self.distances[rows[nearer]] = sizes[nearer]
 
 
-def _chosen(attacks: Iterable[str | Attack], steps: int, restarts: int) -> tuple[Attack, ...]:
+def _unresolved(x: Tensor, threat: Threat, radii: Sequence[float]) -> tuple[str, ...]:
+    """Say within which radii rounding leaves attacks no room."""
+    small = [f"{radius:g}" for radius in radii if radius > 0 and not threat.within(x, radius)]
+    if not small:
+        return ()
+    dtype = str(x.dtype).removeprefix("torch.")
+    return (
+        f"Within {', '.join(small)} attacks cannot move: {dtype} does not resolve so small a "
+        "change of these inputs, so accuracy there is the clean one; give inputs and network in a "
+        "finer dtype.",
+    )
+
+
+def _chosen(
+    attacks: str | Attack | Iterable[str | Attack], steps: int, restarts: int
+) -> tuple[Attack, ...]:
     """Return the attacks by name, and others as they are.
 
     Raises:
@@ -156,11 +181,17 @@ def _chosen(attacks: Iterable[str | Attack], steps: int, restarts: int) -> tuple
         "apgd-dlr": APGD("dlr", steps, restarts + 1),
         "square": Square(),
     }
-    given = [attacks] if isinstance(attacks, str) else list(attacks)
+    given = [attacks] if isinstance(attacks, str | Attack) else attacks
+    if not isinstance(given, Iterable):
+        raise InputError(f"attacks {given!r}: give names or attacks, as ('pgd', 'noise')")
     chosen = tuple(
         one if isinstance(one, Attack) else by_name[choose("attack", one, by_name)] for one in given
     )
     names = [attack.name for attack in chosen]
+    if any(isinstance(attack, APGD | Square) for attack in chosen):
+        need("art.attacks.evasion", "robust")  # before the others have taken their time
+    if {WORST, CERTIFIED} & set(names):
+        raise InputError(f"attacks {names}: {WORST} and {CERTIFIED} name other rows: rename yours")
     if not names or len(set(names)) < len(names):
         raise InputError(f"attacks {names}: give one or more of different names")
     return chosen

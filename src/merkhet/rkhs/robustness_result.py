@@ -15,14 +15,15 @@ from merkhet.rkhs.masking import MaskingWarning
 WORST, CERTIFIED = "worst", "certified"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Robustness:
     """Accuracy by radius: under each attack, under the worst of them, and as certified.
 
-    "worst" is the pointwise worst of the attacks that ran: an example stands if it stands under
-    all of them. It is an upper estimate of robust accuracy, and not the published AutoAttack
-    figure: FAB and the targeted DLR attack are not among the attacks. "certified" is a lower
-    bound of robust accuracy over the whole l2 ball, which holds for valid inputs as well.
+    "worst" is the pointwise worst of the attacks that ran: an example stands if none of them, at
+    this or at a larger radius, found a misjudged point of the ball. It is an upper estimate of
+    robust accuracy, and not the published AutoAttack figure: FAB and the targeted DLR attack are
+    not among the attacks. "certified" is a lower bound of robust accuracy over the whole l2 ball,
+    which holds for valid inputs as well.
 
     Attributes:
         norm: "l2" or "linf".
@@ -51,9 +52,13 @@ class Robustness:
 
     @property
     def worst(self) -> Tensor:
-        """Which examples stand under every attack, bools (radii, n)."""
-        all_right = self.clean.expand(len(self.radii), -1)
-        return torch.stack([all_right, *self.stands.values()]).all(0)
+        """Which examples stand under every attack, bools (radii, n).
+
+        A larger ball's search may find a point that the smaller one's missed: it counts in both.
+        """
+        at = torch.tensor(self.radii, dtype=torch.float64)
+        unfound = self.clean & (self.distances > at[:, None])
+        return torch.stack([unfound, *self.stands.values()]).all(0)
 
     @property
     def clean_accuracy(self) -> float:
@@ -103,6 +108,9 @@ class Robustness:
             "notes": list(self.notes),
             "settings": self.settings,
         }
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         """Return a table of accuracies in %, with the intervals of the worst, and the warnings."""

@@ -10,6 +10,7 @@ from torch import nn
 from merkhet.core.graph import Node, Rule
 from merkhet.core.graph.kinds import KINDS
 from merkhet.rkhs.rules_arithmetic import ARITHMETIC, UNBOUNDED
+from merkhet.rkhs.rules_attention import ATTENTION, Attention
 from merkhet.rkhs.rules_declared import Declared
 from merkhet.rkhs.rules_linear import DRAWN, LINEAR, MIXES, linear_rule
 from merkhet.rkhs.rules_normalising import NORMALISING
@@ -21,11 +22,12 @@ Ruled = Callable[[Walk, Node, tuple[State, ...]], Bound | str]
 
 REFUSALS: dict[str, str] = {
     **INFINITE,
+    **dict.fromkeys(KINDS["attention"], ATTENTION),
     **dict.fromkeys(
-        KINDS["attention"],
-        "dot-product attention has no finite Lipschitz constant (Kim et al., ICML 2021)",
+        ("bmm", "baddbmm", "addbmm", "dot", "einsum", "bilinear"),
+        "a product of two results has no finite bound, and of products with a constant only "
+        "x @ matrix and torch's layers are read: write it so",
     ),
-    **dict.fromkeys(("bmm", "baddbmm", "addbmm", "dot", "einsum", "bilinear"), UNBOUNDED),
     **dict.fromkeys(KINDS["recurrent"], "recurrent layers multiply results with results"),
     **dict.fromkeys(KINDS["embedding"], "it reads integers, between which nothing is continuous"),
     **dict.fromkeys(("rand_like", "randn_like", "native_dropout"), DRAWN),
@@ -53,20 +55,20 @@ def rules(walk: Walk, module: nn.Module) -> dict[str, Rule]:
         **ARITHMETIC,
         **NORMALISING,
     }
-    declared = Declared(walk, module)
-    ruled = {op: _ruled(rule, declared) for op, rule in own.items()}
+    wholes = Declared(walk, module), Attention(walk, module)
+    ruled = {op: _ruled(rule, walk, wholes) for op, rule in own.items()}
     fixed: dict[str, Rule] = {op: _constant for op in KINDS["constant"] if "rand" not in op}
-    special: dict[str, Rule] = {"constant": _constant, "unknown": _ruled(_unknown, declared)}
+    special: dict[str, Rule] = {"constant": _constant, "unknown": _ruled(_unknown, walk, wholes)}
     return {**ruled, **fixed, **special}
 
 
-def _ruled(rule: Ruled, declared: Declared) -> Rule:
-    """Return a rule that may answer why not, in words, and minds what modules declare."""
-    walk = declared.walk
+def _ruled(rule: Ruled, walk: Walk, wholes: tuple[Declared | Attention, ...]) -> Rule:
+    """Return a rule that may answer why not, in words, and minds modules that are read whole."""
 
     def ruled(node: Node, given: tuple[State, ...]) -> State:
-        if declared.covers(node):
-            return declared.state(node, given)
+        for whole in wholes:
+            if whole.covers(node):
+                return whole.state(node, given)
         if node.inputs and all(state is None for state in given):
             return None
         if node.dtype is not None and not node.dtype.is_floating_point:

@@ -96,6 +96,8 @@ class Constants:
         if node.op == "literal":
             if "input" in node.parameters:
                 return _wide(self.network.tensors[node.parameters["input"]])
+            if isinstance(node.arguments.get("value"), Tensor):
+                return _wide(node.arguments["value"])
             raise LookupError("a tensor is made in forward: keep it with register_buffer")
         if node.op == "input" or (not node.constant and node.op not in LIKE):
             raise LookupError("it is computed from the network's input")

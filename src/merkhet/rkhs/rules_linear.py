@@ -74,6 +74,8 @@ def _times_matrix(walk: Walk, node: Node, name: str) -> Steps:
         return "only the product of an input with constants is read"
     matrix = _weight(walk, node, right if name == left else left)
     rank = len(walk.shape_of(node, name))
+    if matrix.dim() == 1 and name == left and rank > 1:
+        return (linear.Dense(matrix[None]), linear.Reshape(node.shape[1:]))
     if matrix.dim() != 2 or rank < 2 or (name == right and rank < 3):
         return MIXES if rank < 3 else "only products with one matrix are read"
     scale = float(node.arguments.get("alpha", 1)) if node.op == "addmm" else 1.0
@@ -241,10 +243,10 @@ def _sides(
     return tuple((side, side) for side in _each(padding, len(kernel)))
 
 
-LATER = {"mm": "mat2", "bmm": "mat2"}
+LATER = {"mm": "mat2", "mv": "vec"}
 LINEAR: dict[str, Callable[[Walk, Node, str], Steps]] = {
     "linear": _dense,
-    **dict.fromkeys(("matmul", "mm", "addmm"), _times_matrix),
+    **dict.fromkeys(("matmul", "mm", "mv", "addmm"), _times_matrix),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
     **{f"conv_transpose{n}d": _transposed for n in (1, 2, 3)},
     **dict.fromkeys(("batch_norm", "instance_norm"), _batch_norm),

@@ -57,10 +57,10 @@ def _by_example(result: Tensor, placed: Tensor) -> bool:
     """Tell whether each example's entries come from that example."""
     if result.shape[:1] != placed.shape[:1]:
         return False
-    size = placed[0].numel()
-    owner = (result.flatten(1) - 1).div(size, rounding_mode="floor")
+    rows, size = result.reshape(len(placed), -1), placed[0].numel()
+    owner = (rows - 1).div(size, rounding_mode="floor")
     own = torch.arange(len(placed), dtype=torch.float64)[:, None]
-    return bool(((owner == own) | (result.flatten(1) == 0)).all())
+    return bool(((owner == own) | (rows == 0)).all())
 
 
 def averaging(walk: Walk, node: Node, given: tuple[State, ...]) -> STATE_OR_WHY:

@@ -6,6 +6,7 @@ b examples; shapes of examples are those without b.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -148,8 +149,11 @@ class Walk:
 
 
 def product(one: float, other: float) -> float:
-    """Return one times other, where 0 stays 0 whatever it is multiplied with."""
-    return 0.0 if 0 in (one, other) else one * other
+    """Return one times other, where 0 stays 0, and nothing else becomes it by underflow."""
+    if 0 in (one, other):
+        return 0.0
+    found = one * other
+    return found if found >= sys.float_info.min else math.nextafter(found, math.inf)
 
 
 def reasons_of(states: tuple[Bound, ...]) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ SLOPES: dict[str, float] = {
     "silu": SILU,
     "mish": MISH,
     "selu": SELU,
-    "erf": ERF,
+    **dict.fromkeys(("erf", "erfc"), ERF),
 }
 SOFTPLUS_THRESHOLD = 20.0  # torch's own: the step there is 2e-9 / beta, no more than rounding
 

@@ -42,6 +42,7 @@ class Flips:
         return self.sizes.isfinite()
 
 
+@torch.inference_mode(False)
 def smallest_flips(
     model: nn.Module,
     data: tuple[Tensor, Tensor] | Labelled,
@@ -77,10 +78,11 @@ def smallest_flips(
     Raises:
         InputError: The data does not fit, as in `evaluate_robustness`, or the numbers do not.
     """
-    if min(steps, classes, batch_size) < 1 or restarts < 0:
+    whole = all(number == int(number) for number in (steps, classes, batch_size, restarts))
+    if not whole or min(steps, classes, batch_size) < 1 or restarts < 0:
         raise InputError(
             f"steps={steps}, classes={classes}, batch_size={batch_size}, restarts={restarts}: "
-            "give 1 or more, restarts 0 or more"
+            "give whole numbers, 1 or more, restarts 0 or more"
         )
     threat = Threat(norm, clip)
     examples = labelled(data, threat, seed)
@@ -180,17 +182,19 @@ class _Walk:
 
     def _halved(self, points: Tensor, wrong: Tensor) -> Tensor:
         """Return misjudged points (n, ...) between the examples and those given."""
-        low = torch.zeros_like(self.sizes)
-        high = torch.ones_like(self.sizes)
-        reached = points
-        for _ in range(HALVINGS if bool(wrong.any()) else 0):
+        rows = wrong.nonzero().squeeze(1)
+        x, y, ends = self.x[rows], self.examples.y[rows], points[rows]
+        low, high = torch.zeros_like(self.sizes[rows]), torch.ones_like(self.sizes[rows])
+        best = ends
+        for _ in range(HALVINGS if len(rows) else 0):
             middle = (low + high) / 2
-            share = _wide(middle, points).to(points.dtype)
-            tried = torch.lerp(self.x, points, share)
-            flipped = self.network.wrong(tried, self.examples.y) & wrong
-            reached = torch.where(_wide(flipped, points), tried, reached)
+            tried = torch.lerp(x, ends, _wide(middle, ends).to(ends.dtype))
+            flipped = self.network.wrong(tried, y)
+            best = torch.where(_wide(flipped, ends), tried, best)
             high = torch.where(flipped, middle, high)
             low = torch.where(flipped, low, middle)
+        reached = points.clone()
+        reached[rows] = best
         return reached
 
 

@@ -7,7 +7,6 @@ each of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from merkhet.rkhs.looks import bare, full_precision
 from merkhet.rkhs.operations import operations
 from merkhet.rkhs.operator_norm import operator_norm
 from merkhet.rkhs.passes import Pass
-from merkhet.rkhs.penalty import Logs, Penalty
+from merkhet.rkhs.penalty import Logs, Penalty, is_from_zero
 from merkhet.rkhs.warm import Estimate
 
 METHODS = ("power", "certified")
@@ -75,7 +74,7 @@ class SpectralPenalty(Penalty):
     def __init__(
         self, target: float = 0.0, norm: str = "operator", vectors: int = 1, seed: int = 0
     ) -> None:
-        if isinstance(target, bool) or not 0 <= target < math.inf:
+        if not is_from_zero(target):
             raise InputError(f"target {target!r}: give a finite norm from 0 on, such as 0.8")
         self.target, self.norm, self.vectors, self.seed = target, norm, vectors, seed
         self._follower = Follower(norm, vectors, seed)

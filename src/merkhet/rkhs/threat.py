@@ -75,8 +75,7 @@ class Threat:
         choose("norm", self.norm, NORMS)
         if self.clip is None:
             return
-        ordered = len(self.clip) == 2 and all(map(math.isfinite, self.clip))
-        if not ordered or not self.clip[0] < self.clip[1]:
+        if not _are_limits(self.clip):
             raise InputError(f"clip {self.clip}: give (least, largest), as (0, 1), or None")
 
     def sizes(self, x: Tensor, points: Tensor) -> Tensor:
@@ -170,3 +169,11 @@ class Threat:
         flat = moved.flatten(1)
         lengths: Tensor = flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
         return lengths
+
+
+def _are_limits(clip: object) -> bool:
+    """Return whether these are two finite numbers that increase."""
+    if not isinstance(clip, tuple | list) or len(clip) != 2:
+        return False
+    numbers = all(isinstance(one, int | float) and math.isfinite(one) for one in clip)
+    return numbers and clip[0] < clip[1]

@@ -3,7 +3,8 @@
 Each is a ratio |f_k(x') - f_k(x)| / |x' - x|, or its limit, of the network as evaluated; its
 supremum over all inputs is at most the l2 Lipschitz constant of f_k, and so is the RKHS norm's
 where the kernel map is non-expansive. They hold up to rounding: give a network and inputs in
-float64 where the last digits matter.
+float64 where the last digits matter. Where an input moved by less than 100 roundings of itself,
+the ratio would be all rounding, and is 0.
 
 Reference: Bietti et al., ICML 2019, section 3.1.
 """
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 
 from merkhet.core.building import as_generator, check_counts, check_positive
 from merkhet.core.deformations import deform
+from merkhet.core.errors import InputError
 from merkhet.rkhs import adversarial
-from merkhet.rkhs.balls import norms
+from merkhet.rkhs.balls import norms, safe_norms
 from merkhet.rkhs.fields import random_fields, tangents
-from merkhet.rkhs.input_gradients import class_gradient_norms
+from merkhet.rkhs.input_gradients import class_gradients
 from merkhet.rkhs.passes import Pass
 
 BATCH = 256
+LEAST = 100  # roundings of an input that it is to move by, for a ratio that is not their own
 
 Measure = Callable[[Pass], Tensor]
 
@@ -39,7 +42,12 @@ def gradient_norms(model: nn.Module, x: Tensor, *, batch_size: int = BATCH) -> T
     Raises:
         InputError: The inputs or the logits are not such, or a part of the network is compiled.
     """
-    return _measured(model, x, batch_size, lambda seen: class_gradient_norms(seen.logits, seen.x))
+
+    def measure(seen: Pass) -> Tensor:
+        columns = [safe_norms(gradient) for gradient in class_gradients(seen.logits, seen.x)]
+        return torch.stack(columns, 1)
+
+    return _measured(model, x, batch_size, measure)
 
 
 def adversarial_ratio(
@@ -56,13 +64,15 @@ def adversarial_ratio(
         batch_size: Examples in one pass, each attacked for one class at a time.
 
     Raises:
-        InputError: The inputs or the logits are not such, or a number is not above 0.
+        InputError: The inputs or the logits are not such, a number is not above 0, or the radius
+            is within 100 roundings of every input.
     """
     check_positive(radius=radius)
     check_counts(steps=steps)
 
     def measure(seen: Pass) -> Tensor:
         clean, start = seen.logits.detach(), seen.x.detach()
+        _check_radius(radius, start)
         columns = []
         for number in range(clean.shape[1]):
             classes = torch.full((len(start),), number, device=start.device)
@@ -162,8 +172,29 @@ def _measured(model: nn.Module, x: Tensor, batch_size: int, measure: Measure) ->
 
 @torch.no_grad()
 def _ratios(seen: Pass, clean: Tensor, moved: Tensor) -> Tensor:
-    """Return (f_k(x') - f_k(x)) / |x' - x|, (n, K), and 0 where nothing moved."""
-    return _divided(seen.look(moved) - clean, norms(moved - seen.x))
+    """Return (f_k(x') - f_k(x)) / |x' - x|, (n, K), and 0 where nothing moved but by rounding.
+
+    What the two logits' own rounding could have made of the rise is taken off.
+    """
+    there, lengths = seen.look(moved), norms(moved - seen.x)
+    rises, rounding = there - clean, torch.finfo(seen.x.dtype).eps * (there.abs() + clean.abs())
+    rises = rises.sign() * (rises.abs() - rounding).relu()
+    return _divided(rises, torch.where(lengths > _least(seen.x), lengths, 0))
+
+
+def _least(x: Tensor) -> Tensor:
+    """Return how far inputs (n, *in) are to move, (n,), for more than rounding."""
+    return LEAST * torch.finfo(x.dtype).eps * norms(x)
+
+
+def _check_radius(radius: float, x: Tensor) -> None:
+    """Refuse a radius that is rounding to all inputs."""
+    least = float(_least(x).min())
+    if radius <= least:
+        raise InputError(
+            f"radius {radius:g} is lost in the rounding of inputs in {x.dtype}: give more than "
+            f"{least:.2g}, or the network and inputs in a wider type, such as float64"
+        )
 
 
 def _divided(rises: Tensor, lengths: Tensor) -> Tensor:

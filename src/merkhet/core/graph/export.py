@@ -119,7 +119,10 @@ class _Builder:
             elif found.name in signature.user_inputs:
                 self._add(found, next(names), "input", {}, ())
             else:
-                self._add(found, found.name, "literal", {}, ())
+                lifted = signature.inputs_to_lifted_tensor_constants.get(found.name, "")
+                value = self.program.constants.get(lifted)
+                held_here = {"value": value} if isinstance(value, Tensor) else {}
+                self._add(found, found.name, "literal", held_here, ())
 
     def _operation(self, found: fx.Node) -> None:
         """Take in one call."""

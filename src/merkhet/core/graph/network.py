@@ -36,8 +36,9 @@ class Node:
         name: Unique in the network.
         op: The operation, in ATen's words without overload or in-place mark ("conv2d",
             "linear", "relu", "add"); "input" for the network's inputs, "literal" for tensors
-            written into its code; "module:Name" for a module that only hooks saw and that no
-            operation is known for, "untraced" for what no hook saw.
+            written into its code or kept as plain attributes (`arguments["value"]`);
+            "module:Name" for a module that only hooks saw and that no operation is known for,
+            "untraced" for what no hook saw.
         path: Path of the innermost module it was computed in, "" for the network itself.
         module: Class name of that module.
         call: Which call of that module it belongs to, from 0, where one is called again.

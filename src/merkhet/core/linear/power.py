@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from merkhet.core.building import as_generator
 from merkhet.core.linear.chain import Chain
 from merkhet.core.linear.scaling import normalised, times_power_of_two, weights_of
 
@@ -15,6 +16,7 @@ BLOCKS = 12  # of vectors that are kept before the best of them start anew
 REPEATS = 2  # rounds without gain that end the iteration
 
 
+@torch.inference_mode(False)
 def power_norm(
     chain: Chain,
     *,
@@ -40,7 +42,7 @@ def power_norm(
         InputError: Weights that are complex, NaN or infinite.
     """
     chain, exponent = normalised(chain)
-    generator = torch.Generator().manual_seed(seed)
+    generator = as_generator(seed)
     count = min(vectors, math.prod(chain.input_shape))
     start = torch.randn(count, *chain.input_shape, generator=generator, dtype=torch.float64)
     krylov = _Krylov(chain, _orthonormal(start).to(_device(chain)))

@@ -73,13 +73,12 @@ def times_power_of_two(value: float, exponent: int) -> float:
 
 def _checked(step: Step, weight: Tensor) -> Tensor:
     """Return weights in float64 where that exists, detached."""
-    name = type(step).__name__
+    name, weight = type(step).__name__, weight.detach()
     if weight.is_complex():
         raise InputError(f"{name}: complex weights; give real ones")
     if not bool(torch.isfinite(weight).all()):
         raise InputError(f"{name}: NaN or infinite weights have no norm; load or train them anew")
-    kept = weight.detach()
-    return (kept.cpu() if kept.device.type == "mps" else kept).double()
+    return (weight.cpu() if weight.device.type == "mps" else weight).to(torch.float64, copy=True)
 
 
 def _normalised(weight: Tensor) -> tuple[Tensor, int]:

@@ -80,26 +80,29 @@ def _summary(radii: Tensor, subject: Subject, given: bool) -> str:
     """Say how far predictions are safe."""
     what = "right, and provably so," if given else "provably the same"
     share = f"; {float((radii > 0).double().mean()):.1%} are right at all" if given else ""
-    return (
-        f"Half of {len(radii)} predictions are {what} within a radius of "
-        f"{float(radii.median()):.3g} or more, in {units(subject)}{share}."
-    )
+    median = float(radii.median())
+    within = f"a radius of {median:.3g} or more, in {units(subject)}"
+    if median == math.inf:
+        within = "any radius: no change of the input changes the output"
+    return f"Half of {len(radii)} predictions are {what} within {within}{share}."
 
 
 def _findings(radii: Tensor, half: Tensor | None, subject: Subject) -> tuple[Finding, ...]:
     """Find radii that are short beside the distance between classes."""
-    if half is None:
+    right = radii > 0
+    if half is None or not bool(right.any()):
         return ()
-    median, yardstick = float(radii.median()), float(half.median())
+    # Those that are wrong have no radius, whatever the bound: more training mends them.
+    median, yardstick = float(radii[right].median()), float(half[right.cpu()].median())
     share = median / yardstick if yardstick else 1.0
     if share > SHORT:
         return ()
     return (
         Finding(
-            name="certified(median)",
+            name="certified(median,right)",
             value=median,
-            sentence=f"The median certified radius is {median:.3g}, {share:.1%} of the way on "
-            "which two examples of different labels meet.",
+            sentence=f"The median certified radius of right predictions is {median:.3g}, "
+            f"{share:.1%} of the way on which two examples of different labels meet.",
             yardstick=f"half the distance to the nearest example of another label, {yardstick:.3g} "
             "in the median: no classifier is certified farther everywhere",
             remedy="A bound grows with the product of the layers' norms: train under a spectral "
@@ -127,11 +130,13 @@ def _pictures(radii: Tensor, subject: Subject) -> tuple[Picture, ...]:
 
 
 def _figures(radii: Tensor, half: Tensor | None) -> dict[str, float]:
-    """Return the numbers by name."""
+    """Return the numbers by name; the infinite ones, of a constant network, are left out."""
     figures = {"certified(median)": float(radii.median())}
+    if bool((radii > 0).any()):
+        figures["certified(median,right)"] = float(radii[radii > 0].median())
     if half is not None:
         figures["certified(yardstick)"] = float(torch.median(half))
     shares = certified_accuracy(radii, RADII).tolist()
     for at, share in zip(RADII, shares, strict=True):
         figures[f"certified(accuracy,{at:g})"] = share
-    return figures
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -12,6 +12,7 @@ from merkhet.rkhs.bracket import lipschitz as bracket
 from merkhet.rkhs.checks.looking import affordable, function_of, seconds_to_certify, units
 from merkhet.rkhs.pictures import plot_bracket
 from merkhet.rkhs.prepared import as_named
+from merkhet.rkhs.rules_state import Part
 
 MOST = 64  # inputs whose gradients are taken
 GRADIENTS = 32  # of an input; of more outputs fewer are taken
@@ -75,14 +76,23 @@ def _findings(found: Bracket) -> tuple[Finding, ...]:
             "too short.",
             yardstick="1, where bound and network meet; networks trained without regard to it "
             "reach hundreds and more",
-            remedy="Train under a spectral constraint, which holds the factor of every layer "
-            f"down; the largest is {widest.factor:.3g}, of {where}.",
+            remedy=f"The largest factor is {widest.factor:.3g}, of {where}. {_remedy(widest)}",
             code="from merkhet.rkhs import SpectralConstraint, train_classifier; "
             "train_classifier(module, (inputs, labels), "
             "constraint=SpectralConstraint(1.0, example=inputs))",
             weight=min(0.35, 0.1 + 0.05 * math.log10(ratio)),
         ),
     )
+
+
+def _remedy(widest: Part) -> str:
+    """Return what lowers the factor of a part."""
+    train = "train under a spectral constraint, which holds the weights of every layer down"
+    if "batch_norm" in widest.operation:
+        return f"Train without batch norm, which scales past any bound on weights; then {train}."
+    if any(word in widest.operation for word in ("conv", "linear")):
+        return f"{train[0].upper()}{train[1:]}."
+    return f"No bound on weights lowers it: replace it by a part of a smaller slope; and {train}."
 
 
 def _table(found: Bracket) -> Table:
@@ -110,7 +120,8 @@ def _figures(found: Bracket) -> dict[str, float]:
     figures = {"lipschitz(lower)": found.lower}
     if math.isfinite(found.upper):
         figures[f"lipschitz({'upper,estimate' if found.estimate else 'upper'})"] = found.upper
-        figures["lipschitz(ratio)"] = found.upper / max(found.lower, 1e-30)
+        if found.upper > 0:  # a constant has no ratio
+            figures["lipschitz(ratio)"] = found.upper / max(found.lower, 1e-30)
     return figures
 
 

@@ -16,6 +16,7 @@ from merkhet.rkhs.certified import DENSE_WORK
 from merkhet.rkhs.prepared import Prepared
 
 FEWEST = 8  # inputs below which a median says nothing
+PASSES = 3  # that are measured
 WEIGHTED = ("convolution", "dense")
 DENSE_SPEED, BLOCK_SPEED = 8e8, 6e8  # multiplications a second, by certified_norm on one core
 
@@ -61,11 +62,7 @@ def affordable(subject: Subject, seconds: float, passes: float) -> int:
     Raises:
         InputError: Fewer than say anything.
     """
-    count = min(len(subject.inputs), subject.batch_size)
-    start = time.perf_counter()
-    with evaluating(subject.module):
-        subject.forward(subject.inputs[:count])
-    each = max((time.perf_counter() - start) / count, 1e-9)
+    each = _seconds_of_one(subject, seconds)
     fitting = int(seconds / (passes * each))
     if fitting < FEWEST:
         raise InputError(
@@ -74,6 +71,21 @@ def affordable(subject: Subject, seconds: float, passes: float) -> int:
             "more seconds, or give smaller inputs"
         )
     return min(len(subject.inputs), fitting)
+
+
+def _seconds_of_one(subject: Subject, seconds: float) -> float:
+    """Return the time of a forward pass of one input: the least of up to three measurements.
+
+    The first pass warms up, and any may wait for other work on the machine.
+    """
+    count = min(len(subject.inputs), subject.batch_size)
+    taken: list[float] = []
+    with evaluating(subject.module):
+        while len(taken) < PASSES and sum(taken) <= seconds / 10:
+            start = time.perf_counter()
+            subject.forward(subject.inputs[:count])
+            taken.append(time.perf_counter() - start)
+    return max(min(taken) / count, 1e-9)
 
 
 def seconds_to_certify(network: Network) -> float:

@@ -72,9 +72,9 @@ def _clip(subject: Subject, inputs: Tensor) -> tuple[float, float] | None:
 
 
 def _relative(found: Flips, inputs: Tensor) -> Tensor:
-    """Return the sizes as shares of the inputs' own lengths, (n,)."""
+    """Return the sizes as shares of the inputs' own lengths, (n,); inf for inputs of length 0."""
     lengths = inputs.flatten(1).double().norm(dim=1).cpu()
-    shares: Tensor = found.sizes / lengths.clamp(min=1e-30)
+    shares: Tensor = (found.sizes / lengths).where(lengths > 0, math.inf)
     return shares
 
 
@@ -89,10 +89,11 @@ def _summary(found: Flips, inputs: Tensor, subject: Subject) -> str:
             f"the predicted class; the shortest has an l2 length of {float(found.sizes.min()):.3g},"
             f" in {units(subject)}."
         )
+    relative = float(_relative(found, inputs).median())
+    own = f": {relative:.1%} of the input's own length in the median" if relative < math.inf else ""
     return (
         f"A change of l2 length {median:.3g}, in {units(subject)}, or less changes the predicted "
-        f"class of half of {len(inputs)} inputs: {float(_relative(found, inputs).median()):.1%} of "
-        f"the input's own length in the median.{left}"
+        f"class of half of {len(inputs)} inputs{own}.{left}"
     )
 
 

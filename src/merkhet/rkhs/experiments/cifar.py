@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from merkhet.report import Trial, experiment
-from merkhet.rkhs.estimators import Recipe
+from merkhet.rkhs.estimators import PAPER, Recipe
 from merkhet.rkhs.experiments.few_labels import (
     VALIDATION,
     Plan,
@@ -33,8 +33,7 @@ def plan_of(size: str, activation: str) -> Plan:
     """Return how large the experiment is with an activation."""
     if size == "full":
         network = ("vgg11", {"norm": "none", "activation": activation})
-        recipe = Recipe(epochs=500, batch_size=128)
-        return Plan("cifar10", network, recipe, (0.02, 0.05), (0.0, 5e-4), others=10)
+        return Plan("cifar10", network, PAPER, (0.02, 0.05), (0.0, 5e-4), others=10)
     arguments: dict[str, Any] = {"norm": "none", "activation": activation, "width": 0.125}
     recipe = Recipe(steps=300, batch_size=50, optimiser="adamw")
     return Plan("cifar10", ("vgg11", arguments), recipe, (2e-3, 4e-3), (0.01, 0.3), 3, 3, 1)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from merkhet.report import Trial, experiment
-from merkhet.rkhs.estimators import Recipe
+from merkhet.rkhs.estimators import PAPER, Recipe
 from merkhet.rkhs.experiments.few_labels import (
     DISPLACEMENT,
     GRADIENT,
@@ -36,7 +36,7 @@ PLANS = {
     "full": Plan(
         "mnist",
         ("small_cnn", {"widths": [32, 64], "norm": "none", "grid": 4}),
-        Recipe(epochs=500, batch_size=128),
+        PAPER,
         rates=(0.02, 0.05, 0.1, 0.2),
         decays=(0.0, 5e-4),
         others=10,

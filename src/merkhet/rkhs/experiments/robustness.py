@@ -11,7 +11,7 @@ from merkhet import data, models
 from merkhet.core.intervals import student
 from merkhet.report import Trial, experiment
 from merkhet.rkhs.constraint import SpectralConstraint
-from merkhet.rkhs.estimators import Recipe, train_classifier
+from merkhet.rkhs.estimators import PAPER, Recipe, train_classifier
 from merkhet.rkhs.expressions import parse_penalty
 from merkhet.rkhs.robustness import evaluate_robustness
 from merkhet.training import Running
@@ -72,7 +72,7 @@ class Plan:
 SHORT = Recipe(steps=500, batch_size=50, rate=4e-3, optimiser="adamw")
 PLANS = {
     "small": Plan(1000, 400, (16, 32), SHORT, 6, 20),
-    "full": Plan(50_000, 10_000, (32, 64), Recipe(epochs=100, batch_size=128), 5, 100),
+    "full": Plan(50_000, 10_000, (32, 64), dataclasses.replace(PAPER, epochs=100), 5, 100),
 }
 
 
