@@ -37,8 +37,8 @@ TIMED = (4, 8, 16, 32)
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 28])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timed", type=int, default=len(TIMED), help="how many large layers")
     parser.add_argument("--folder", default=Path(__file__).parent / "results", type=Path)
     given = parser.parse_args()
