@@ -297,7 +297,8 @@ def test_odd_settings_are_refused(settings) -> None:
 def test_no_limit_of_time_and_any_name(tmp_path: Path) -> None:
     inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     found = audit(nn.Flatten(), inputs, seconds=float("inf"), name="a\ud800b")
-    assert set(found.sections) == {"outputs", "cost", "stability"}
+    wanted = {"outputs", "cost", "stability", "lipschitz", "certified", "flips"}
+    assert set(found.sections) == wanted
     found.write(tmp_path / "r.html")
 
 

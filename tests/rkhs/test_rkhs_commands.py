@@ -96,7 +96,7 @@ def test_a_network_in_a_file_is_trained(tmp_path: Path, capsys) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     said = capsys.readouterr().out
     model = "net.py:build --arguments '{\"width\": 7}' --weights rkhs-run/model.safetensors"
-    assert f"`merkhet rkhs bounds {model}`" in said
+    assert f"`merkhet rkhs bounds {model} --data digits`" in said
     weights = ("--weights", "rkhs-run/model.safetensors", "--arguments", '{"width": 7}')
     assert run("bounds", "net.py:build", *weights, "--data", "digits", "--samples", "10") == 0
 

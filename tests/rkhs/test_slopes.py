@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import mpmath
 import pytest
@@ -117,5 +118,5 @@ def test_softmax_reaches_one_half_and_log_softmax_the_root_of_the_classes() -> N
 def test_root_is_never_below() -> None:
     for count in range(1, 2000):
         found = slopes.root(count)
-        assert mpmath.mpf(found) ** 2 >= count
+        assert Fraction(found) ** 2 >= count
         assert found == pytest.approx(math.sqrt(count), rel=1e-15)

@@ -137,8 +137,8 @@ def _log_softmax(node: Node, _constants: Constants) -> float | str:
 
 def root(count: int) -> float:
     """Return sqrt(count), rounded up."""
-    found = math.sqrt(count)
-    return found if found * found == count else math.nextafter(found, math.inf)
+    found = math.isqrt(count)
+    return float(found) if found**2 == count else math.nextafter(math.sqrt(count), math.inf)
 
 
 def _within_example(node: Node) -> bool:
