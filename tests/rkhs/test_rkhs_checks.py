@@ -21,6 +21,7 @@ from merkhet.rkhs.checks import CHECKS, looking, perturbations
 from merkhet.rkhs.checks.certificates import certified
 from merkhet.rkhs.checks.constant import lipschitz
 from merkhet.rkhs.checks.perturbations import flips
+from merkhet.rkhs.pictures import plot_accuracy, plot_flips
 from merkhet.rkhs.prepared import Prepared
 
 LABELS = torch.arange(40) % 4
@@ -341,3 +342,10 @@ def test_inputs_of_zeros_have_no_share_of_their_length() -> None:
     assert "of the input's own length" not in section.summary
     assert "flips(median,relative)" not in section.figures
     assert section.figures["flips(median)"] > 0
+
+
+def test_pictures_keep_to_their_room() -> None:
+    for radii, reach in ((torch.zeros(4), 1.0), (torch.full((4,), math.inf), 1.0)):
+        assert plot_accuracy({"certified": radii}).axes[0].get_xlim() == (0, reach)
+    made = plot_flips(torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4), ["x" * 40], ["y"])
+    assert made.axes[0].get_title() == "x" * 17 + "..."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_BARS = 30
 ROW = 0.22  # inches of one bar
+LONGEST = 20  # letters of a class name above a picture
 
 
 def plot_bracket(bracket: Bracket) -> Figure:
@@ -61,7 +62,8 @@ def plot_bracket(bracket: Bracket) -> Figure:
     axis.set(xscale="log", xlabel="factor of the upper bound")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")  # where the bars carry their numbers
-    axis.set_xlim(min(low, 1) / 2, max(high, 1) * 2)
+    room = (max(high, 1) / min(low, 1)) ** 0.15 * 2  # for the numbers beside the bars
+    axis.set_xlim(min(low, 1) / (room if low < 1 else 2), max(high, 1) * room)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.grid(visible=False, axis="y")
     return made
@@ -132,7 +134,7 @@ def plot_flips(
         titles = (before[row], f"length {float(added.norm()):.2g}", after[row])
         for axis, picture, title in zip(axes[3 * row :], columns, titles, strict=False):
             _draw_picture(axis, picture)
-            axis.set_title(label(title), fontsize=8)
+            axis.set_title(label(_short(title)), fontsize=8)
     return made
 
 
@@ -147,7 +149,8 @@ def _shown(parts: Sequence[Part]) -> list[Part]:
 def _reach(radii: Tensor) -> float:
     """Return the largest radius to draw: nine tenths of the finite ones lie below it."""
     finite = radii[radii.isfinite()].double()
-    return max(float(finite.quantile(0.9)) * 1.3, 1e-9) if len(finite) else 1.0
+    reach = float(finite.quantile(0.9)) * 1.3 if len(finite) else 0.0
+    return reach or 1.0
 
 
 def _draw_survival(axis: Axes, radii: Tensor, largest: float, name: str) -> None:
@@ -158,6 +161,11 @@ def _draw_survival(axis: Axes, radii: Tensor, largest: float, name: str) -> None
     left = 1 - torch.arange(len(ordered) + 1, dtype=ordered.dtype) / len(ordered)
     left = left.clamp(max=1 - wrong)  # those that are wrong as they are count at no radius
     axis.step(edges.numpy(), left.numpy(), where="post", label=name)
+
+
+def _short(name: str) -> str:
+    """Return a name that fits above a small picture."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
 def _draw_picture(axis: Axes, picture: Tensor) -> None:
