@@ -51,8 +51,8 @@ def main() -> None:
             raise
         _say(error)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+    except KeyboardInterrupt as error:  # what was interrupted may say how to go on
+        sys.stderr.write(f"interrupted{': ' if str(error) else ''}{error}\n")
         sys.exit(INTERRUPTED)
 
 

@@ -136,6 +136,18 @@ def test_estimates_certify_nothing(capsys) -> None:
     assert Path("b.png").exists()
 
 
+def test_a_network_without_class_scores_keeps_its_bracket(tmp_path: Path, capsys) -> None:
+    (tmp_path / "maps.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Conv2d(1, 2, 3)\n"
+    )
+    target = f"{tmp_path / 'maps.py'}:build"
+    assert run("bounds", target, "--data", "digits", "--samples", "4", "--out", "b.json") == 0
+    assert "no certified radii: " in capsys.readouterr().out
+    written = json.loads(Path("b.json").read_text())
+    assert written["bracket"]["upper"] > 0
+    assert "certified" not in written
+
+
 def test_evaluate_is_the_function_on_the_drawn_pictures(capsys) -> None:
     given = ("--samples", "20", "--radii", "0.05,0.2", "--attacks", "pgd", "--steps", "5")
     assert run("evaluate", *MODEL, "--data", "digits", *given, "--out", "e.json") == 0
@@ -155,6 +167,7 @@ def test_evaluate_is_the_function_on_the_drawn_pictures(capsys) -> None:
     ("arguments", "words"),
     [
         ((*TRAIN, "--penalty", "gradent"), "Did you mean 'gradient'?"),
+        ((*TRAIN, "--penalty", "adversarial(true)"), "radius = True"),
         ((*TRAIN, "--rate", "-1"), "rate = -1.0"),
         ((*TRAIN, "--optimiser", "adam"), "adamw"),
         ((*TRAIN, "--network", "small_cn"), "Did you mean 'small_cnn'?"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merkhet.core.errors import InputError
+from merkhet.core.options import check_run_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +62,7 @@ def fit(
     from merkhet.models import Spec
 
     check_positive(rate=rate)
-    _check_folder(out)
+    check_run_folder(out)
     arguments = {
         "filters": numbers(filters, "--filters", ",", int),
         "kernel_size": _one_or_more(kernel_size, "--kernel-size"),
@@ -220,15 +220,6 @@ def _open(run: Path) -> tuple[nn.Module, dict[str, Any]]:
     network = Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
     load_weights(network, weights)
     return network.eval(), spec
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse a place that no run can be written to."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: give a folder for the run")
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise InputError(f"--out {out}: {there} is no folder that can be written to")
 
 
 def _labelled(data: str, limit: int | None, seed: int) -> Pictures:

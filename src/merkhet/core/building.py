@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,5 +65,6 @@ def check_positive(**numbers: object) -> None:
         InputError: One is not; the message names it.
     """
     for name, value in numbers.items():
-        if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (is_number and 0 < cast(float, value) < math.inf):
             raise InputError(f"{name} = {value!r}: give a positive number")

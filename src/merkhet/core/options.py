@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from merkhet.core.errors import InputError
@@ -46,3 +48,16 @@ def json_object(text: str, option: str, example: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{option} must be a JSON object, as in '{example}'")
     return found
+
+
+def check_run_folder(out: Path) -> None:
+    """Refuse a place that no run can be written to.
+
+    Raises:
+        InputError: It is a file, lies under one, or under a folder without write permission.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: give a folder for the run")
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"--out {out}: {there} is no folder that can be written to")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merkhet.core.errors import InputError
+from merkhet.core.options import check_run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,8 +139,7 @@ def _check(data: str, out: Path, subkeys: int, **rates: float) -> None:
     for name, rate in rates.items():
         if not 0 <= rate < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {rate}: give a number from 0 on")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: give a folder for the run")
+    check_run_folder(out)
     if out.resolve() == Path(data).resolve():
         raise InputError(f"--out {out} is the text itself: give another folder for the run")
 

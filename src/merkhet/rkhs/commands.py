@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merkhet.core.errors import InputError, choose
+from merkhet.core.options import check_run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,8 +91,7 @@ def train(
     term = parse_penalty(penalty)
     default = "{}" if ":" in network else '{"norm": "none"}'
     given = json_object(arguments or default, "--arguments", '{"norm": "none"}')
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: give a folder for the run")
+    check_run_folder(out)
     pictures = _labelled(data, labels, seed)
     epochs = epochs or max(20, -(-LEAST_STEPS * batch // len(pictures)))
     recipe = Recipe(epochs, None, rate, weight_decay, batch, optimiser, seed=seed)
@@ -142,7 +142,7 @@ def bounds(
     """
     from merkhet.core.options import numbers
     from merkhet.rkhs.bracket import lipschitz
-    from merkhet.rkhs.certificates import certified_accuracy, certified_radius
+    from merkhet.rkhs.certificates import certified_accuracy
     from merkhet.rkhs.prepared import as_named
 
     choose("--method", method, ("certified", "power"))
@@ -154,13 +154,8 @@ def bounds(
     sys.stdout.write(f"{bracket}\n")
     found: dict[str, Any] = {"model": model, "samples": len(pictures), "seed": seed}
     found["bracket"] = _bracket_fields(bracket)
-    certified = None
-    if method == "power":
-        sys.stdout.write("no certificates: they need --method certified\n")
-    elif pictures.labels is None:
-        sys.stdout.write("no certified radii: the pictures have no labels\n")
-    else:
-        certified = certified_radius(function, inputs, pictures.labels)
+    certified = _certified(function, inputs, pictures.labels, method)
+    if certified is not None:
         shares = certified_accuracy(certified, at).tolist()
         found["certified"] = {
             "radii": [radius if math.isfinite(radius) else None for radius in certified.tolist()],
@@ -345,6 +340,24 @@ def _tell_next(out: Path, about: dict[str, Any], data: str) -> None:
         model = [about["network"], *given, "--weights", str(out / "model.safetensors")]
         model += ["--data", data]
     sys.stdout.write(f"`merkhet rkhs bounds {shlex.join(model)}` bounds and certifies it\n")
+
+
+def _certified(
+    function: Prepared, inputs: Tensor, labels: Tensor | None, method: str
+) -> Tensor | None:
+    """Return certified radii, (n,), or None and the reason printed: the bracket stands alone."""
+    from merkhet.rkhs.certificates import certified_radius
+
+    if method == "power":
+        sys.stdout.write("no certificates: they need --method certified\n")
+    elif labels is None:
+        sys.stdout.write("no certified radii: the pictures have no labels\n")
+    else:
+        try:
+            return certified_radius(function, inputs, labels)
+        except InputError as error:
+            sys.stdout.write(f"no certified radii: {error}\n")
+    return None
 
 
 def _certified_told(certified: Tensor, at: Sequence[float], shares: Sequence[float]) -> str:

@@ -122,7 +122,7 @@ def _make_steps(
                 run.save(step + 1, module, update.optimiser)
             if stop:
                 run.interrupt()
-                raise signals.stopped(f"stopped after step {step + 1}")
+                raise signals.stopped(f"stopped after step {step + 1}{run.kept}")
 
 
 def _batches(dataset: Dataset[Any], update: Updater, done: int) -> Iterator[Any]:

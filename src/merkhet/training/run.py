@@ -131,6 +131,13 @@ class Run:
             checkpoints.prune(folder, self._config.running.keep)
         self._wait()
 
+    @property
+    def kept(self) -> str:
+        """What to say of a run that was interrupted, after the step it stopped at."""
+        if self._folder is None:
+            return ""
+        return f"; {self._folder} keeps it, and the same call or command goes on"
+
     def interrupt(self) -> None:
         """Note that the run stopped before its end."""
         self._note(INTERRUPTED)
