@@ -72,5 +72,6 @@ def test_the_demo_runs_on_what_is_always_here(monkeypatch) -> None:
     lines: list[str] = []
     report = run_demo("digits", seed=0, tell=lines.append)
     wanted = {"outputs", "accuracy", "cost", "stability", "tangent_kernel"}
+    wanted |= {"unit_tails", "dead_units", "scales", "trained_tails"}
     assert wanted | {"lipschitz", "certified", "flips"} == set(report.sections)
     assert "digits" in lines[0]

@@ -326,7 +326,7 @@ def test_names_that_matplotlib_reads_otherwise_are_shown_as_they_are(tmp_path: P
     found = audit(Named(), inputs)
     assert not found.failed
     drawn = "".join(p.svg for part in found.sections.values() for p in part.pictures)
-    assert drawn.count(">$x_$</text>") == 2
+    assert drawn.count(">$x_$</text>") == 3
     assert drawn.count("_hidden</text>") == 2
 
 

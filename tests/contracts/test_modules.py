@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from merkhet.ckn import HomogeneousConv2d, HomogeneousNetwork
+from merkhet.unit_prior import UnitPrior, regulariser
 
 sys.path.insert(0, str(Path(__file__).parent))
 import packages as house
@@ -38,6 +39,7 @@ CASES = {
     "models.SmallCNN": ({"widths": (4, 8)}, torch.rand(2, 1, 12, 12)),
     "models.VGG11": ({"width": 0.125}, torch.rand(2, 3, 32, 32)),
     "models.ResNet18": ({"width": 0.125}, torch.rand(2, 3, 32, 32)),
+    "unit_prior.Regulariser": (lambda: regulariser(UnitPrior((10, 10)), 2), torch.rand(2, 3)),
     "models.Transformer": ({"vocab_size": 11, "dim": 16, "layers": 1}, torch.arange(8)[None]),
 }
 FOUND = {

@@ -1,0 +1,252 @@
+"""The check of tails over weights: what units are before training, for one input."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merkhet.core.errors import InputError
+from merkhet.core.graph import Unknown
+from merkhet.report import Finding, Picture, Section, Subject, Table
+from merkhet.report.figures import to_svg
+from merkhet.unit_prior.analysis_places import Place
+from merkhet.unit_prior.chain import as_unit_prior
+from merkhet.unit_prior.checks.looking import example_of, layers_of
+from merkhet.unit_prior.initialisations import tail_told
+from merkhet.unit_prior.initialised import moments
+from merkhet.unit_prior.pictures import plot_by_depth, plot_survival
+from merkhet.unit_prior.prior import UnitPrior
+from merkhet.unit_prior.sample_units import sample_units
+from merkhet.unit_prior.tail_rule import TailReading, tail_rule
+
+HEAVY = 9.0  # kurtosis from which it is a finding: three times a normal unit's
+SURE = 1.96  # standard errors by which a sampled kurtosis must be above
+FEWEST, MOST = 200, 4000  # draws
+NORMAL = 3.0
+SHOWN = 4  # layers whose survival is drawn
+DEEPEST = -30.0  # log of the least probability that is drawn
+PRIORS = ("gaussian", "init")  # that tail parameters are told for
+Readings = dict[str, TailReading]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a unit of a layer is over fresh weights.
+
+    Attributes:
+        place: The layer, and which unit of it.
+        kurtosis: Over fresh weights; NaN where the unit is constant.
+        error: Its standard error, 0 where it is exact.
+        sample: (n,) draws, or None where the law is known.
+        layer: By weight matrices, where the network is a chain.
+    """
+
+    place: Place
+    kurtosis: float
+    error: float = 0.0
+    sample: Tensor | None = None
+    layer: int = 0
+
+
+def unit_tails(subject: Subject, seconds: float) -> Section:
+    """Read tail parameters by rule, and measure the kurtosis of units over fresh weights."""
+    example, layers = example_of(subject), layers_of(subject)
+    readings = {name: tail_rule(subject.module, example, name) for name in PRIORS}
+    chain = as_unit_prior(subject.module, example, "gaussian")
+    prior = None
+    if isinstance(chain, str):
+        units, how = _sampled(subject, example, layers, seconds)
+    else:
+        prior = UnitPrior.from_spec(chain[0])
+        units, how = _exact(prior, layers, {path: at[0] for path, at in chain[1].items()})
+    return Section(
+        title="Tails of units over fresh weights",
+        summary=_summary(readings, units, layers),
+        findings=heavy_units(units),
+        tables=(_table(readings, units),),
+        pictures=_pictures(units, prior),
+        figures=_figures(readings, units),
+        notes=_notes(readings, layers, how),
+    )
+
+
+def _exact(
+    prior: UnitPrior, layers: Sequence[Place], layer: dict[str, int]
+) -> tuple[list[Unit], str]:
+    """Return the units of a chain, exactly, and how."""
+    found = {place: prior.kurtosis(layer[place.path]) for place in layers}
+    units = [Unit(one, float(it), layer=layer[one.path]) for one, it in found.items()]
+    how = found[layers[-1]].method
+    return units, f"The network is a chain of dense layers, of which the law is known: {how}."
+
+
+def _sampled(
+    subject: Subject, example: Tensor, layers: Sequence[Place], seconds: float
+) -> tuple[list[Unit], str]:
+    """Return units by as many draws of fresh weights as the time allows, and how.
+
+    Raises:
+        InputError: Fewer than say anything.
+    """
+    if FEWEST * subject.seconds_each > seconds:
+        raise InputError(
+            f"{FEWEST} draws of fresh weights, the fewest that say anything, need about "
+            f"{math.ceil(FEWEST * subject.seconds_each)} s forward alone and {seconds:.0f} s are "
+            "left for it: allow more seconds"
+        )
+    asked = {place.path: [place.unit] for place in layers}
+    start, count = time.perf_counter(), FEWEST
+    found = sample_units(subject.module, example, "gaussian", count, asked, subject.seed)
+    spent = time.perf_counter() - start
+    fitting = min(MOST, int(count * (seconds - spent) / spent))
+    if fitting >= 2 * count:
+        count = fitting
+        found = sample_units(subject.module, example, "gaussian", count, asked, subject.seed)
+    units = [_of_sample(place, found.values[place.path][:, 0, 0]) for place in layers]
+    return units, f"Kurtosis by {count} draws of Gaussian weights of He's scale: {found.method}."
+
+
+def _of_sample(place: Place, sample: Tensor) -> Unit:
+    """Return a unit with the kurtosis of draws (n,) and its standard error."""
+    std, kurtosis, _ = moments(sample)
+    if not std > 0:
+        return Unit(place, math.nan, sample=sample)
+    squares = ((sample - sample.mean()) / std).square()
+    influence = squares.square() - 2 * kurtosis * squares  # of the mean of fourth over second^2
+    return Unit(place, kurtosis, float(influence.std()) / math.sqrt(len(sample)), sample)
+
+
+def _summary(readings: Readings, units: Sequence[Unit], layers: Sequence[Place]) -> str:
+    """Say how heavy the tails become."""
+    deepest = _theta(readings["gaussian"], layers[-1].path)
+    heaviest = max((unit for unit in units if unit.kurtosis > 0), key=_kurtosis, default=None)
+    seen = (
+        ""
+        if heaviest is None
+        else (
+            f" At the input looked at the kurtosis is {heaviest.kurtosis:.3g} at most, in "
+            f"{heaviest.place.path} ({NORMAL:g} is a normal unit's)."
+        )
+    )
+    return (
+        "Over fresh Gaussian weights a unit u of the last layer looked at, "
+        f"{layers[-1].path}, has the tail parameter theta: {deepest}, as P(|u| > x) falls like "
+        f"exp(-x^(1/theta)); 1/2 is a normal unit's.{seen}"
+    )
+
+
+def _kurtosis(unit: Unit) -> float:
+    """Return what units are ranked by."""
+    return unit.kurtosis
+
+
+def _theta(reading: TailReading, path: str) -> str:
+    """Return the tail parameter of a module's output in words."""
+    return tail_told(reading.modules[path]) if path in reading.modules else "unknown"
+
+
+def heavy_units(units: Sequence[Unit]) -> tuple[Finding, ...]:
+    """Find units that are far from normal before training."""
+    heavy = [unit for unit in units if unit.kurtosis - SURE * unit.error > HEAVY]
+    if not heavy:
+        return ()
+    worst = max(heavy, key=_kurtosis)
+    about = "" if worst.error == 0 else "about "
+    return (
+        Finding(
+            name=f"unit_tails(kurtosis,{worst.place.path})",
+            value=worst.kurtosis,
+            sentence=f"Over fresh Gaussian weights a unit of {worst.place.path} has a kurtosis of "
+            f"{about}{worst.kurtosis:.3g}: a few initialisations make it very large, most small.",
+            yardstick=f"{NORMAL:g}, a normal unit's; wide layers stay near it",
+            remedy="Width brings units nearer to normal, and norms between layers take the common "
+            "scale out. The width that keeps the kurtosis of a dense ReLU network at 4:",
+            code="from merkhet.unit_prior import solve_scale; "
+            f"print(solve_scale('kurtosis=4', widths=(100,) * {max(1, len(units) - 1)}))",
+            weight=min(0.4, 0.1 * math.log2(worst.kurtosis / NORMAL)),
+        ),
+    )
+
+
+def _table(readings: Readings, units: Sequence[Unit]) -> Table:
+    """Return tail parameters and kurtosis by layer."""
+    rows = tuple(
+        (
+            unit.place.path,
+            unit.place.operation,
+            *(_theta(reading, unit.place.path) for reading in readings.values()),
+            _told(unit),
+        )
+        for unit in units
+    )
+    columns = ("layer", "operation", "theta, Gaussian weights", "theta, own init", "kurtosis")
+    return Table("Tails over fresh weights, of one unit at one input", columns, rows)
+
+
+def _told(unit: Unit) -> str:
+    """Return a kurtosis with its standard error."""
+    if math.isnan(unit.kurtosis):
+        return "constant"
+    error = f" ± {unit.error:.2g}" if unit.error else ""
+    return f"{unit.kurtosis:.4g}{error}"
+
+
+def _pictures(units: Sequence[Unit], prior: UnitPrior | None) -> tuple[Picture, ...]:
+    """Draw kurtosis by depth, and survival functions on Weibull paper."""
+    shown = [unit.kurtosis for unit in units]
+    if not any(map(math.isfinite, shown)):
+        return ()
+    depth = plot_by_depth(
+        {"over fresh weights": shown}, "kurtosis", reference=("a normal unit", NORMAL)
+    )
+    caption = "Kurtosis of a unit over fresh weights, by depth."
+    return (Picture(caption, to_svg(depth)), _survival(units, prior))
+
+
+def _survival(units: Sequence[Unit], prior: UnitPrior | None) -> Picture:
+    """Draw survival functions, exact or of the draws."""
+    step = max(1, len(units) // SHOWN)
+    some = list(units)[::-step][:SHOWN][::-1]
+    caption = "P(|u| > x) over fresh weights, on paper where exp(-x^(1/theta)) is a line."
+    if prior is None:
+        points = {unit.place.path: unit.sample for unit in some if unit.sample is not None}
+        return Picture(caption, to_svg(plot_survival({}, points)))
+    log_p = torch.linspace(-0.1, DEEPEST, 60, dtype=torch.float64)
+    curves = {}
+    for unit in some:
+        t = prior.quantile(log_p.exp(), unit.layer).value
+        curves[unit.place.path] = (t[t > 0], log_p[t > 0])
+    return Picture(caption, to_svg(plot_survival(curves)))
+
+
+def _figures(readings: Readings, units: Sequence[Unit]) -> dict[str, float]:
+    """Return every number by its machine-readable name; what is infinite is left out."""
+    figures = {f"unit_tails(kurtosis,{unit.place.path})": unit.kurtosis for unit in units}
+    for name, reading in readings.items():
+        for unit in units:
+            tail = reading.modules.get(unit.place.path)
+            if tail is not None and not isinstance(tail, Unknown):
+                figures[f"unit_tails(theta,{name},{unit.place.path})"] = tail.theta
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _notes(readings: Readings, layers: Sequence[Place], how: str) -> tuple[str, ...]:
+    """Say what was looked at, and what these tails are not."""
+    last = layers[-1].path
+    reason = " ".join(
+        f"Of {last}, with {name} weights: {reading.modules[last].reason}."
+        for name, reading in readings.items()
+        if last in reading.modules
+    )
+    return (
+        f"These are tails over weights, drawn anew, at the sample's first input; tails over "
+        f"inputs are another thing. {how} One unit of each layer, before the activation.",
+        f"theta is the asymptotic tail parameter, by rule for each operation. {reason} At "
+        "usual widths it shows only at probabilities far below what can be sampled.",
+        "Vladimirova, Verbeek, Mesejo and Arbel, ICML 2019, arXiv 1810.05193.",
+    )

@@ -1,0 +1,145 @@
+"""The law of a unit for any activation and bias: a scalar Markov chain, backward on a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from merkhet.core.errors import InputError
+from merkhet.unit_prior.grid_payoffs import Dead, Density, Moment, Payoff, Survival
+from merkhet.unit_prior.grid_recursion import Recursion, first_variance
+from merkhet.unit_prior.grid_step import Resolution
+from merkhet.unit_prior.law import Floats, WithError
+from merkhet.unit_prior.spec import Spec
+
+COST, LOWER = 750.0, 25.0  # -log of the rarest events looked at first, in the two tails
+GROW, LEVELS = 8.0, 4  # each level looks that much further
+CLOSE = 40.0  # an answer nearer than that to the rarest event is asked of the next level
+ROUNDING = 1e-13
+FINE, COARSE = (0.1, 0.35, 14), (0.15, 0.55, 10)  # log q spacing, lattice fineness, panel nodes
+
+
+class GridLaw:
+    """The law of a pre-activation for any activation and bias, by a recursion over its variance.
+
+    Given the layers before, a unit is Gaussian with variance q_l; q_(l+1) = s_b^2 + s_(l+1)^2 A,
+    A = sum over the H_l units of phi(sqrt(q_l) z_i)^2: a scalar Markov chain. Any expectation over
+    q_l goes backward, F_j(q) = E F_(j+1)(s_b^2 + s_(j+1)^2 A(q)), with log F kept on a grid of
+    log q. The law of A(q) is an exact convolution on a lattice, under the exponential tilt that
+    fits the tail asked for, so that nothing loses relative accuracy however small it is.
+
+    The error is the difference between two resolutions, of which the finer one is given: an
+    estimate, not a bound.
+
+    Args:
+        spec: The chain.
+        layer: 1 ... L + 1.
+
+    Raises:
+        InputError: There is no such layer, or phi grows faster than linearly.
+
+    Example:
+        >>> from merkhet.unit_prior.spec import make_spec
+        >>> law = GridLaw(make_spec((50, 50), "tanh", bias_std=0.1), 3)
+        >>> value, error = law.log_survival(np.array([1.0, 30.0]))
+        >>> bool((error < 1e-6 * abs(value)).all())
+        True
+    """
+
+    def __init__(self, spec: Spec, layer: int) -> None:
+        spec.check_layer(layer)
+        if spec.activation.growth > 1 and layer > 1:
+            raise InputError(
+                f"activation {spec.activation.name!r} grows as |u|^{spec.activation.growth:g}: the "
+                "grid needs one that grows at most linearly; take samples with sample_units"
+            )
+        self.spec = spec
+        self.layer = layer
+        self.method = "closed form" if layer == 1 else "grid recursion"
+        self._recursions: dict[tuple[tuple[float, ...], float, float], Recursion] = {}
+        self.log_zero_mass = self._log_zero_mass()
+        self.zero_mass = math.exp(self.log_zero_mass)
+
+    def log_survival(self, t: Floats) -> WithError:
+        """Return log P(|g| > t) and the error, of t's shape; t above 0."""
+        return self._deep(t, lambda some: Survival(some))
+
+    def log_density(self, t: Floats) -> WithError:
+        """Return log of the density of g at t and the error, of t's shape; t above 0."""
+        return self.log_joint_density(t, 1)
+
+    def log_joint_density(self, radius: Floats, units: int) -> WithError:
+        """Return log of the density of `units` units at points that far from 0, and the error.
+
+        Args:
+            radius: l2 norms, above 0.
+            units: Of the layer, from 1.
+        """
+        return self._deep(radius, lambda some: Density(some, units), units=units)
+
+    def log_moment(self, order: float) -> tuple[float, float]:
+        """Return log E[|g|^order, g not 0] and the error; order above -1."""
+        payoff = Moment(float(order))
+        need = 0.5 * abs(order) * self.layer + 2 * CLOSE
+        level = 0
+        while level < LEVELS - 1 and COST * GROW**level < need:
+            level += 1
+        value, error = self._value(payoff, level, LOWER)
+        return float(value[0]), float(error[0])
+
+    def _deep(self, t: Floats, payoff: Callable[[Floats], Payoff], units: int = 0) -> WithError:
+        """Return answers at every t, each from the first level that reaches far enough."""
+        given = np.asarray(t, dtype=np.float64)
+        flat = given.ravel()
+        value, error = np.empty(flat.shape), np.empty(flat.shape)
+        left = np.arange(len(flat))
+        for level in range(LEVELS):
+            if not len(left):
+                break
+            lower = LOWER + units * self._smallness(flat[left])
+            value[left], error[left] = self._value(payoff(flat[left]), level, lower)
+            # Densities have units: what is rare is told against one of size 1 / t.
+            scaled = value[left] + units * np.log(flat[left])
+            left = left[scaled < CLOSE - COST * GROW**level]
+        if len(left) and self.layer > 1:
+            raise InputError(
+                f"t = {flat[left].min():g} has a probability below e^-{COST * GROW**3:.0f}, which "
+                "the grid does not reach: ask nearer to 0"
+            )
+        return value.reshape(given.shape), error.reshape(given.shape)
+
+    def _smallness(self, t: Floats) -> float:
+        """Return how far, in logs, the smallest t lies below a unit's size, rounded up to tens."""
+        size = 0.5 * math.log(first_variance(self.spec))
+        return 10.0 * math.ceil(max(0.0, size - math.log(t.min())) / 10)
+
+    def _value(self, payoff: Payoff, level: int, lower: float) -> WithError:
+        """Return log E payoff(q_layer) at two resolutions: the finer and their difference."""
+        if self.layer == 1:
+            start = np.array([math.log(first_variance(self.spec))])
+            exact = payoff(start, np.arange(len(payoff)))[0]
+            return exact, 1e-15 * (1 + np.abs(exact))
+        fine, coarse = (
+            self._recursion(how, level, lower).log_mean(payoff) for how in (FINE, COARSE)
+        )
+        with np.errstate(invalid="ignore"):
+            apart = np.where(fine == coarse, 0.0, np.abs(fine - coarse))
+        return fine, apart + ROUNDING * (1 + np.abs(fine))
+
+    def _recursion(self, how: tuple[float, float, int], level: int, lower: float) -> Recursion:
+        """Return the recursion of a resolution, made once."""
+        key = (how, COST * GROW**level, lower)
+        if key not in self._recursions:
+            resolution = Resolution(*how, *key[1:])
+            self._recursions[key] = Recursion(self.spec, self.layer, resolution)
+        return self._recursions[key]
+
+    def _log_zero_mass(self) -> float:
+        """Return log P(g = 0), -inf where phi has no flat part at 0 or there is a bias."""
+        from merkhet.unit_prior.grid_nodes import flat_parts
+
+        if self.layer == 1 or self.spec.bias_std > 0 or not flat_parts(self.spec.activation):
+            return -math.inf
+        return float(self._recursion(FINE, 0, LOWER).log_mean(Dead())[0])

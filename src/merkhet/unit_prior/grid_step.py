@@ -1,0 +1,236 @@
+"""One layer's step: the law of A = sum of phi(sqrt(q) z_i)^2 for a given q, as measures by tilt."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from merkhet.unit_prior.activations import Activation
+from merkhet.unit_prior.grid_lattice import (
+    Measure,
+    agree,
+    direct_measure,
+    joined,
+    lattice_measure,
+    long,
+    point_measure,
+)
+from merkhet.unit_prior.grid_nodes import Squares, squares
+from merkhet.unit_prior.grid_tilts import CAPPED, Ladder, Tilt, capped
+
+JUMP = 3.0  # of means of neighbouring tilts, above which there are capped laws between
+CAPS = 1.6  # ratio of their caps
+FADE = 1.4  # a capped law fades into the next over 1 / 1.96 of its cap
+LEFT = 1e-9  # tilted mass about 0 that is worth a finer lattice
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How fine everything is.
+
+    Attributes:
+        spacing: Of the grid of log q.
+        fineness: Lattice spacing in units of the narrowest integrand, for a single square.
+        order: Gauss-Legendre nodes of a panel.
+        cost: Events rarer than e^-cost in the upper tail are left out.
+        lower: The same in the lower tail.
+    """
+
+    spacing: float
+    fineness: float
+    order: int
+    cost: float
+    lower: float
+
+    @property
+    def reach(self) -> float:
+        """Return the largest |z| of a unit."""
+        return math.sqrt(2 * (self.cost + 60))
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A law of squares and a tilt of their sum's.
+
+    Attributes:
+        squares: All of them, or those up to a cap.
+        tilt: With the mean about which it is precise.
+        cap: The largest square kept.
+    """
+
+    squares: Squares
+    tilt: Tilt
+    cap: float = math.inf
+
+
+class StepLaw:
+    """The law of A given q, to be summed against functions of any steepness.
+
+    Args:
+        activation: phi.
+        width: H.
+        variance: q.
+        resolution: How fine.
+        keep_zero: Whether A = 0 is a node; without a bias it is left out (the next unit is 0).
+    """
+
+    def __init__(
+        self,
+        activation: Activation,
+        width: int,
+        variance: float,
+        resolution: Resolution,
+        *,
+        keep_zero: bool,
+    ) -> None:
+        self.width = width
+        self.resolution = resolution
+        self.keep_zero = keep_zero
+        self.squares = squares(activation, variance, resolution.reach, resolution.order)
+        self.log_dead = width * math.log(self.squares.zero) if self.squares.zero else -math.inf
+        self.ladder = Ladder(self.squares, width)
+        self._measures: dict[Window, Measure] = {}
+        self._fine: dict[Window, Measure] = {}
+        self._windows: dict[bool, tuple[Window, ...]] = {}
+        self._above: tuple[Window, ...] | None = None
+
+    @property
+    def spacing(self) -> float:
+        """Return a lattice's spacing over its mean.
+
+        A payoff that falls to e^-cost varies over 1 / sqrt(cost) of the mean at the least; each
+        square's split costs the fourth derivative.
+        """
+        narrowest = 1 / math.sqrt(self.resolution.cost)
+        return self.resolution.fineness * narrowest * self.width ** (-1 / 3)
+
+    def windows(self, *, both: bool) -> tuple[Window, ...]:
+        """Return tilted laws by rising mean, of the upper half or of both."""
+        if both not in self._windows:
+            self._windows[both] = self._lower() + self._upper() if both else self._upper()
+        return self._windows[both]
+
+    def _upper(self) -> tuple[Window, ...]:
+        """Return the prior's law and tilts upwards, capped laws where their means jump."""
+        if self._above is None:
+            last = 0 if self.ladder[0].point else self.ladder.top(self.resolution.cost)
+            found: list[Window] = []
+            for rung in range(last + 1):
+                window = Window(self.squares, self.ladder[rung])
+                if found and self.width > 1:
+                    found += self._between(found[-1].tilt, window.tilt)
+                found.append(window)
+            self._above = tuple(found)
+        return self._above
+
+    def _between(self, low: Tilt, high: Tilt) -> list[Window]:
+        """Return capped laws with means between those of two tilts, if these are far apart."""
+        if high.mean < JUMP * low.mean:
+            return []
+        count = math.ceil(math.log(high.mean / low.mean) / math.log(CAPS))
+        found = []
+        for cap in low.mean / CAPPED * np.geomspace(1.0, high.mean / low.mean, count + 1)[1:-1]:
+            below, tilt = capped(self.squares, self.width, float(cap), low.theta)
+            if low.mean < tilt.mean < high.mean:
+                found.append(Window(below, tilt, float(cap)))
+        return sorted(found, key=lambda window: window.tilt.mean)
+
+    def _lower(self) -> tuple[Window, ...]:
+        """Return tilts downwards."""
+        if self.ladder[0].point:
+            return ()
+        rungs = range(self.ladder.bottom(self.resolution.lower), 0)
+        return tuple(Window(self.squares, self.ladder[rung]) for rung in rungs)
+
+    def measure(self, window: Window) -> Measure:
+        """Return the law under a tilt, made once; beyond a cap, of the next window."""
+        if window not in self._measures:
+            found = self._refined(window)
+            if window.cap < math.inf:
+                after = self.measure(self._after(window))
+                found = joined(found, after, window.cap / FADE, FADE)
+            self._measures[window] = found
+        return self._measures[window]
+
+    def _refined(self, window: Window) -> Measure:
+        """Return a window's law with finer lattices towards 0, if there is mass to be told apart.
+
+        Once more the law of a sum is the same whatever tilt or cap it was computed under.
+        """
+        if window not in self._fine:
+            self._fine[window] = self._toward_zero(window)
+        return self._fine[window]
+
+    def _toward_zero(self, window: Window) -> Measure:
+        tilt = window.tilt
+        if tilt.point:
+            return point_measure(tilt)
+        if self.width == 1:
+            return direct_measure(window.squares, tilt, keep_zero=self.keep_zero)
+        coarse = lattice_measure(
+            window.squares, self.width, tilt, self.spacing, keep_zero=self.keep_zero
+        )
+        near = coarse.log_a < math.log(tilt.mean / 4)
+        if np.abs(coarse.mass[near]).sum() + abs(coarse.near) < LEFT:
+            return coarse
+        below = self._below(tilt.mean / 4)
+        if below is None or long(below.tilt, self.spacing):
+            return coarse
+        fine, middle = self._refined(below), tilt.mean / 8
+        if not agree(fine, coarse, middle, 2.0):
+            return coarse  # the finer lattice does not reach so far
+        return joined(fine, coarse, middle, 2.0)
+
+    def _after(self, window: Window) -> Window:
+        """Return the next law with a larger mean."""
+        windows = self.windows(both=False)
+        return windows[windows.index(window) + 1]
+
+    def _below(self, most: float) -> Window | None:
+        """Return a law whose mean is 1 to 4 times smaller than `most`, from few that many share."""
+        windows = self.windows(both=True)
+        means = [window.tilt.mean for window in windows]
+        for n in range(bisect.bisect_right(means, most) - 1, 0, -1):
+            if _quarter(means[n - 1]) < _quarter(means[n]):
+                return windows[n]
+        return None
+
+
+def _quarter(mean: float) -> int:
+    """Return the power of 4 below a mean."""
+    return math.floor(math.log(mean, 4))
+
+
+class Steps:
+    """The laws of steps at grid points of log q, made as they are needed.
+
+    A homogeneous phi has A(q) = q A(1): one law serves all.
+
+    Args:
+        activation: phi.
+        resolution: How fine.
+        bias: Whether there is one.
+    """
+
+    def __init__(self, activation: Activation, resolution: Resolution, *, bias: bool) -> None:
+        self.activation = activation
+        self.resolution = resolution
+        self.bias = bias
+        self._laws: dict[tuple[int, float], StepLaw] = {}
+
+    def law(self, width: int, log_q: float) -> tuple[StepLaw, float]:
+        """Return a step's law and what to add to its log a."""
+        shift = log_q if self.activation.homogeneous else 0.0
+        key = (width, log_q - shift)
+        if key not in self._laws:
+            self._laws[key] = StepLaw(
+                self.activation,
+                width,
+                math.exp(key[1]),
+                self.resolution,
+                keep_zero=self.bias,
+            )
+        return self._laws[key], shift

@@ -1,0 +1,33 @@
+"""Which absolute moments of a unit are finite."""
+
+from __future__ import annotations
+
+import math
+
+from merkhet.core.errors import InputError
+from merkhet.unit_prior.unit_laws import Number, UnitLaw
+
+
+def checked_log_moment(unit: UnitLaw, order: float) -> Number:
+    """Return log E|u|^order and its error.
+
+    Args:
+        unit: The law of u.
+        order: Any number above -1; from 0 on where u may be 0.
+
+    Raises:
+        InputError: The moment is infinite, or the order no finite number.
+    """
+    if isinstance(order, bool) or not isinstance(order, int | float) or not math.isfinite(order):
+        raise InputError(f"order = {order!r}: give a finite number")
+    if order == 0:
+        return 0.0, 0.0
+    if order <= -1:
+        raise InputError(
+            f"E|u|^{order:g} is infinite, as u has a density at 0: give an order above -1"
+        )
+    if order < 0 and unit.zero_mass > 0:
+        raise InputError(
+            f"E|u|^{order:g} is infinite, as P(u = 0) = {unit.zero_mass:g}: give an order from 0 on"
+        )
+    return unit.log_moment(float(order))

@@ -1,0 +1,119 @@
+"""A chain of dense layers under a Gaussian prior, checked: what every computation starts from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from merkhet.core.errors import InputError
+from merkhet.unit_prior.activations import Activation, activation
+
+HE = math.sqrt(2.0)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Layers g_l = W_l phi(g_(l-1)) + b_l, l = 1 ... L + 1, of one input x.
+
+    Entries of W_l are independent N(0, weight_std[l-1]^2), of b_l N(0, bias_std^2).
+
+    Attributes:
+        widths: Units of the hidden layers, H_1 ... H_L.
+        activation: phi.
+        weight_std: Standard deviation of a weight, one for each of the L + 1 matrices.
+        bias_std: Standard deviation of a bias, of every layer; 0 for none.
+        input_norm: |x|, l2.
+    """
+
+    widths: tuple[int, ...]
+    activation: Activation
+    weight_std: tuple[float, ...]
+    bias_std: float
+    input_norm: float
+
+    @property
+    def layers(self) -> int:
+        """Number of weight matrices, L + 1."""
+        return len(self.widths) + 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether a unit is a product of independent factors: phi homogeneous, no bias."""
+        return self.activation.homogeneous and self.bias_std == 0
+
+    def check_layer(self, layer: int, *, post: bool = False) -> int:
+        """Return `layer` if there is such a one.
+
+        Raises:
+            InputError: It is not from 1 to L + 1, or to L after the activation.
+        """
+        last = self.layers - post
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= last:
+            after = ", after the activation" if post else ""
+            raise InputError(
+                f"layer {layer!r}: {len(self.widths)} hidden layers have layers 1 to {last}{after}"
+                f"; layer {self.layers} is the output"
+            )
+        return layer
+
+
+def make_spec(
+    widths: Sequence[int],
+    given: str | Activation = "relu",
+    weight_std: str | float | Sequence[float] = "he",
+    bias_std: float = 0.0,
+    input_norm: float = 1.0,
+) -> Spec:
+    """Return a checked `Spec`.
+
+    Args:
+        widths: Of the hidden layers; none for a linear model.
+        given: The activation, by name or itself.
+        weight_std: Standard deviation of a weight: a number, one for each of the
+            len(widths) + 1 matrices, or "he": sqrt(2 / width before), and for the first layer
+            what gives g_1 the variance input_norm^2.
+        bias_std: Standard deviation of a bias.
+        input_norm: |x|.
+
+    Raises:
+        InputError: A width below 1, a scale that is not finite and positive, x = 0 without a
+            bias (every unit is 0 then), or a wrong number of scales.
+    """
+    checked = tuple(_width(width) for width in widths)
+    spread = _stds(checked, weight_std)
+    for what, value in (("bias_std", bias_std), ("input_norm", input_norm)):
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{what} {value!r}: give a finite number from 0 on")
+    if input_norm == 0 and bias_std == 0:
+        raise InputError(
+            "input_norm 0 without a bias: every unit is 0 whatever the weights; give the norm of "
+            "an input other than 0, or bias_std above 0"
+        )
+    return Spec(checked, activation(given), spread, float(bias_std), float(input_norm))
+
+
+def _width(width: int) -> int:
+    """Return a width that is one."""
+    if isinstance(width, bool) or int(width) != width or width < 1:
+        raise InputError(f"width {width!r}: give whole numbers from 1 on, as in (100, 100)")
+    return int(width)
+
+
+def _stds(widths: tuple[int, ...], given: str | float | Sequence[float]) -> tuple[float, ...]:
+    """Return the standard deviation of a weight for each matrix."""
+    if isinstance(given, str):
+        if given != "he":
+            raise InputError(f"weight_std {given!r}: give 'he', a number, or one for each matrix")
+        return (1.0, *(HE / math.sqrt(width) for width in widths))
+    count = len(widths) + 1
+    stds = tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),) * count
+    if len(stds) != count:
+        raise InputError(
+            f"weight_std has {len(stds)} numbers: {len(widths)} hidden layers have {count} weight "
+            "matrices, the output's among them"
+        )
+    for std in stds:
+        if not (math.isfinite(std) and std > 0):
+            raise InputError(f"weight_std {std!r}: give finite numbers above 0")
+    return stds
