@@ -54,8 +54,8 @@ class Plan:
 
 
 PLANS = {
-    "small": Plan(1000, 100, 600, (0.01, 0.1, 1.0, 10.0), (0.001, 0.004), 5),
-    "full": Plan(1000, 300, 6000, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.001, 0.002, 0.004), 20),
+    "small": Plan(1000, 100, 600, (0.001, 0.01, 0.1, 1.0), (0.002, 0.006, 0.018), 5),
+    "full": Plan(1000, 300, 6000, (0.001, 0.01, 0.03, 0.1, 0.3, 1.0), (0.001, 0.003, 0.01), 20),
 }
 
 
@@ -241,15 +241,17 @@ def _draw(trial: Trial) -> Any:
         draw_line(kurtosis, trial.record, range(1, 5), names, arm, color=colour)
     kurtosis.set(xlabel="layer", ylabel="kurtosis of units", title="Trained, over test pictures")
     kurtosis.legend(frameon=False, fontsize=7)
-    prior = _prior(100, 9.2)  # about MNIST's norm
-    u = torch.linspace(-60, 60, 601, dtype=torch.float64)
+    kurtosis.set_xticks(range(1, 5))
+    prior = UnitPrior((PLANS[trial.size].width,) * 3)
+    u = torch.linspace(-8, 8, 801, dtype=torch.float64)
     for layer, colour in zip(range(1, 5), COLOURS, strict=False):
         exact, asymptotic = (
-            regulariser(prior, layer, form=form)(u) for form in ("exact", "asymptotic")
+            regulariser(prior, layer, form=form)(u * float(prior.std(layer)))
+            for form in ("exact", "asymptotic")
         )
         penalty.plot(u, exact, color=colour, label=f"layer {layer}")
         penalty.plot(u, asymptotic, "--", color=colour, linewidth=1)
-    penalty.set(xlabel="unit u", ylabel="penalty", ylim=(0, 20))
+    penalty.set(xlabel="unit, in standard deviations", ylabel="penalty", ylim=(0, 25))
     penalty.set_title("Exact (solid), asymptotic (dashed)")
     penalty.legend(frameon=False, fontsize=7)
     return made

@@ -157,6 +157,7 @@ def _draw(found: dict[str, list[dict[str, Any]]]) -> Any:
     tails.set(xscale="log", yscale="log", xlabel="t, in medians of |g|", ylabel="-log P(|g| > t)")
     tails.set_title(f"Weibull paper: layer {SHOWN}, sampled")
     depth.set(xlabel="layer", ylabel="tail parameter theta")
+    depth.set_xticks(range(1, DEPTH + 1))
     depth.set_title("By rule (dashed), as samples show it")
     for axis in (tails, depth):
         axis.legend(frameon=False, fontsize=7)
