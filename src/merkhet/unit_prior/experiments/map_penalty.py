@@ -43,6 +43,7 @@ class Plan:
         strengths: Of the prior, to choose from: 1 is the posterior's own.
         rates: Learning rates to choose from, for each arm.
         draws: Draws of labelled pictures that arms are compared on.
+        tuning: Draws, others than these, that strengths and rates are chosen on.
     """
 
     labels: int
@@ -51,11 +52,12 @@ class Plan:
     strengths: tuple[float, ...]
     rates: tuple[float, ...]
     draws: int
+    tuning: int = 3
 
 
 PLANS = {
-    "small": Plan(1000, 100, 600, (0.001, 0.01, 0.1, 1.0), (0.002, 0.006, 0.018), 5),
-    "full": Plan(1000, 300, 6000, (0.001, 0.01, 0.03, 0.1, 0.3, 1.0), (0.001, 0.003, 0.01), 20),
+    "small": Plan(1000, 100, 600, (0.0001, 0.001, 0.01, 0.1), (0.002, 0.006, 0.018), 5),
+    "full": Plan(1000, 300, 6000, (0.0001, 0.001, 0.01, 0.1, 1.0), (0.001, 0.003, 0.01), 20),
 }
 
 
@@ -83,8 +85,8 @@ def map_penalty(trial: Trial) -> None:
         "exact: -log p(u) of every unit before its activation, summed over units and layers, "
         "their dependence left out, over the number of labels; asymptotic: |u|^(2 / l) in its "
         "place. Strength and rate are chosen for each arm by accuracy on the last "
-        f"{VALIDATION:,} training pictures, on a draw that is not compared. kurtosis: about the "
-        "mean, over units and 2,000 test pictures, before the activation."
+        f"{VALIDATION:,} training pictures, on {plan.tuning} draws that are not compared. kurtosis: "
+        "about the mean, over units and 2,000 test pictures, before the activation."
     )
     trial.picture(_draw(trial))
 
@@ -92,12 +94,23 @@ def map_penalty(trial: Trial) -> None:
 def _tuned(trial: Trial, plan: Plan, arm: str) -> tuple[float, float]:
     """Return the strength and the rate of an arm that are best on validation data."""
     strengths = (0.0,) if arm == BASELINE else plan.strengths
-    pairs = [(strength, rate) for strength in strengths for rate in plan.rates]
-    keys = {pair: f"{arm}, strength and rate {pair}, validation" for pair in pairs}
-    work = {keys[pair]: partial(_run, plan, arm, *pair, plan.draws, False) for pair in pairs}
+    draws = range(plan.draws, plan.draws + plan.tuning)
+    pairs = list(itertools.product(strengths, plan.rates))
+    keys = {
+        pair: [f"{arm}, strength and rate {pair}, validation, draw {draw}" for draw in draws]
+        for pair in pairs
+    }
+    work = {
+        key: partial(_run, plan, arm, *pair, draw, False)
+        for pair in pairs
+        for key, draw in zip(keys[pair], draws, strict=True)
+    }
     found = trial.steps(work)
-    best = max(pairs, key=lambda pair: found[keys[pair]]["accuracy"])
-    trial.figure(f"validation accuracy, {arm}", found[keys[best]]["accuracy"], "%")
+    means = {
+        pair: sum(found[key]["accuracy"] for key in keys[pair]) / plan.tuning for pair in pairs
+    }
+    best = max(pairs, key=lambda pair: means[pair])
+    trial.figure(f"validation accuracy, {arm}", means[best], "%")
     return best
 
 
