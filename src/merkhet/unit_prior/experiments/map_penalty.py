@@ -85,8 +85,8 @@ def map_penalty(trial: Trial) -> None:
         "exact: -log p(u) of every unit before its activation, summed over units and layers, "
         "their dependence left out, over the number of labels; asymptotic: |u|^(2 / l) in its "
         "place. Strength and rate are chosen for each arm by accuracy on the last "
-        f"{VALIDATION:,} training pictures, on {plan.tuning} draws that are not compared. kurtosis: "
-        "about the mean, over units and 2,000 test pictures, before the activation."
+        f"{VALIDATION:,} training pictures, on {plan.tuning} draws that are not compared. "
+        "kurtosis: about the mean, over units and 2,000 test pictures, before the activation."
     )
     trial.picture(_draw(trial))
 
