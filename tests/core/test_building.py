@@ -42,3 +42,14 @@ def test_as_generator_refuses_other_seeds(seed: object) -> None:
 def test_check_counts_names_the_argument(count: object) -> None:
     with pytest.raises(InputError, match=r"classes = .*: give a whole number of at least 1"):
         building.check_counts(good=1, classes=count)
+
+
+@pytest.mark.parametrize("seed", [2**64, 2**70, -(2**63) - 1])
+def test_as_generator_refuses_seeds_that_torch_does_not_take(seed: int) -> None:
+    with pytest.raises(InputError, match="give an integer from -9223372036854775808 to"):
+        building.as_generator(seed)
+
+
+@pytest.mark.parametrize("seed", [2**64 - 1, -(2**63), 0])
+def test_as_generator_takes_all_that_torch_does(seed: int) -> None:
+    building.as_generator(seed)

@@ -148,3 +148,16 @@ def test_levels_out_of_order_are_refused(given: tuple[float, float, int]) -> Non
         fit_levels(*given)
     with pytest.raises(InputError, match=r"highest 1\.5: give a probability"):
         fit_curve(HEIGHTS, -HEIGHTS, highest=1.5)
+
+
+@pytest.mark.parametrize(
+    "given", [{"count": 8.5}, {"count": None}, {"lowest": "a"}, {"highest": 1j}, {"lowest": None}]
+)
+def test_levels_that_are_no_numbers_are_refused(given) -> None:
+    with pytest.raises(InputError, match="levels from"):
+        fit_levels(**given)
+
+
+def test_a_highest_level_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match="highest 'a': give a probability"):
+        fit_curve(HEIGHTS, -HEIGHTS, highest="a")  # type: ignore[arg-type]

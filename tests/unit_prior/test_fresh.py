@@ -198,3 +198,10 @@ def test_errors() -> None:
 
     with pytest.raises(InputError, match="only one of me"):
         fresh_copy(Locked(2, 2), "gaussian", seed())
+
+
+def test_draws_of_lazy_networks_and_beyond_memory_are_refused() -> None:
+    with pytest.raises(InputError, match="the network is lazy"):
+        draw_parameters(nn.LazyLinear(3), "gaussian", 3)
+    with pytest.raises(InputError, match="do not fit in memory"):
+        draw_parameters(nn.Linear(3000, 3000), "gaussian", 10**6)

@@ -15,6 +15,7 @@ from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import two_sided
 from merkhet.unit_prior.homogeneous_law import HomogeneousLaw
 from merkhet.unit_prior.mellin import Transform
+from merkhet.unit_prior.mellin_radii import LOG_2
 from merkhet.unit_prior.spec import make_spec
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -159,6 +160,42 @@ def test_the_joint_density_of_two_units_has_the_density_of_one_for_its_marginal(
         float(np.exp(found.log_density(np.array([u]))[0][0])), rel=1e-9
     )
     assert error.max() < 1e-9
+
+
+def _one_layer(r: float, width: int, units: int) -> mp.mpf:
+    """Return log p of units in layer 2, s = 1: given k active units, a Bessel function."""
+    total, a = mp.mpf(0), mp.mpf(r)
+    for k in range(1, width + 1):
+        share = mp.binomial(width, k) / mp.mpf(2) ** width * 2 / mp.gamma(mp.mpf(k) / 2)
+        half = mp.mpf(k - units) / 2
+        total += share / mp.mpf(2) ** (mp.mpf(k) / 2) * a**half * mp.besselk(half, a)
+    return mp.log(total / (2 * mp.pi) ** (mp.mpf(units) / 2))
+
+
+@pytest.mark.parametrize(("width", "units"), [(3, 2), (20, 3), (50, 3), (100, 2), (100, 5)])
+def test_joint_densities_of_wide_layers_come_from_bessel_functions(width: int, units: int) -> None:
+    # Under 1e-28 the layer with one active unit decides at width 100, above it those with many.
+    r = [1e-250, 1e-60, 1e-27, 1e-6, 1e-3, 0.1, 2.0, 60.0]
+    found, error = law((width,)).log_joint_density(np.array(r), units)
+    exact = np.array([float(_one_layer(x, width, units)) for x in r])
+    assert (np.abs(found - exact) <= error).all()
+    assert (error <= GOAL * np.abs(exact)).all()
+
+
+def test_joint_densities_of_two_wide_layers_are_integrals_over_their_norms() -> None:
+    width, units = 100, 2
+    x = np.linspace(math.log(1.5), math.log(25), 400)
+    k = np.arange(1, width + 1)[:, None]
+    logs = [math.log(math.comb(width, j)) - math.lgamma(j / 2) - j / 2 * LOG_2 for j in k[:, 0]]
+    norm = np.exp(np.array(logs)[:, None] - (width - 1) * LOG_2 + k * x - np.exp(2 * x) / 2)
+    both = np.outer(norm.sum(0), norm.sum(0)) * (x[1] - x[0]) ** 2
+    scale = x[:, None] + x
+    r = np.array([1e-6, 1e-3, 0.1, 10.0])
+    value, error = law((width, width)).log_joint_density(r, units)
+    for one, found in zip(r.tolist(), value.tolist(), strict=True):
+        gauss = np.exp(-units * scale - one * one / 2 * np.exp(-2 * scale)) / (2 * math.pi)
+        assert found == pytest.approx(math.log((both * gauss).sum()), abs=1e-10)
+    assert (error < 1e-9).all()
 
 
 def test_densities_at_zero() -> None:

@@ -144,3 +144,12 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare_initialisations(nn.Flatten(), X)
     with pytest.raises(InputError, match="n = 0"):
         compare_initialisations(dense(), X, n=0)
+
+
+def test_each_method_is_told_in_one_line_below_the_table() -> None:
+    text = str(compare_initialisations(dense(), X, ("he", "orthogonal", "lecun"), n=20))
+    lines = text.splitlines()
+    assert lines[0].split()[-2:] == ["dead", "theta"]
+    assert "numbers of he, lecun: exact" in lines
+    assert "numbers of orthogonal: 20 copies with orthogonal weights" in lines
+    assert text.count("exact") == text.count("copies") == 1

@@ -368,3 +368,45 @@ def test_training_with_it_draws_units_in() -> None:
 
     optimiser.step(closure)
     assert torch.allclose(module(x), y / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("units", [1, 2])
+@pytest.mark.parametrize(("law", "rate"), CASES)
+def test_gradients_of_huge_units_are_numbers_that_point_inwards(
+    law, rate: float, units: int, dtype: torch.dtype
+) -> None:
+    module = penalty(law, rate, units)
+    most = torch.finfo(dtype).max
+    given = torch.tensor([[0.99 * most, 0.0], [-(most**0.6), 1.0]], dtype=dtype, requires_grad=True)
+    found = module(given)
+    assert not bool(found.isnan().any())
+    (gradient,) = torch.autograd.grad(found.sum(), given)
+    assert bool(gradient.isfinite().all())
+    assert float(gradient[0, 0]) > 0 > float(gradient[1, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("sides", [(1.0, 1.0), (0.0, 1.0)])
+def test_infinite_penalties_have_no_gradient(dtype: torch.dtype, sides) -> None:
+    curve = exact_curve(Linear(5), 1, 1e-3, 400.0, 1.0)  # type: ignore[arg-type]
+    given = torch.tensor([torch.inf, -torch.inf, -2.0, 0.0], dtype=dtype, requires_grad=True)
+    found = Regulariser(curve, sides)(given)
+    assert bool(found[:2].isinf().all())
+    (gradient,) = torch.autograd.grad(found.sum(), given)
+    assert bool((gradient[:2] == 0).all())
+    assert bool(gradient.isfinite().all())
+
+
+def test_units_together_whose_squares_overflow_have_their_length() -> None:
+    module = penalty(Linear(7), 1.0, 2)
+    found = module(torch.tensor([[3e30, 4e30]]))
+    assert found.item() == pytest.approx(module(torch.tensor([[5e30, 0.0]])).item(), rel=1e-4)
+    assert math.isfinite(found.item())
+
+
+@pytest.mark.parametrize("form", ["exact", "asymptotic"])
+@pytest.mark.parametrize("floor", [5e-324, 100.0, 1e300])
+def test_a_floor_far_from_where_units_are_is_refused(form: str, floor: float) -> None:
+    with pytest.raises(InputError, match="units seldom exceed"):
+        regulariser(UnitPrior((10, 10)), 3, form=form, floor=floor)

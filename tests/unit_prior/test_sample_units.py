@@ -349,6 +349,8 @@ def test_roots_of_nearly_singular_matrices() -> None:
         ({"units": {"0": [-1]}}, "it has 12 units"),
         ({"units": ["9"]}, "no layer '9'"),
         ({"units": {}}, "units is empty"),
+        ({"units": 3}, "units = 3"),
+        ({"units": {"": 1.0}}, "whole numbers"),
         ({"units": {"0": ["a"]}}, "whole numbers"),
         ({"n": 0}, "at least 1"),
         ({"weight_prior": "gauss"}, "gaussian"),
@@ -376,3 +378,44 @@ def test_errors_of_networks() -> None:
     summed = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0), nn.Unflatten(0, (1, 2)))
     with pytest.raises(InputError, match="some for each input"):
         sample_units(summed, x_of(2, 6))
+
+
+class Reading(nn.Module):
+    """A network that reads the weights of its layer, or calls it as often as it likes."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a = how, nn.Linear(30, 30, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.a(x), self.a.weight
+        if self.how == "again":
+            return self.a(-h.relu()) if float(h.detach().sum()) > 0 else h
+        seen = {
+            "positive": lambda: h * (w[:, 0] > 0),
+            "sign": lambda: h + torch.sign(w).sum(1),
+            "nan": lambda: h + torch.nan_to_num(w).sum(1),
+            "shape": lambda: h.to(w.dtype) * w.shape[0],
+        }
+        return seen[self.how]()
+
+
+@pytest.mark.parametrize("how", ["positive", "sign", "nan", "again", "shape"])
+def test_layers_that_are_read_or_called_again_draw_weights(how: str) -> None:
+    network, x = Reading(how), x_of(2, 30)
+    found = sample_units(network, x, "gaussian", 300, generator=seed())
+    assert found.method.startswith("conditional" if how == "shape" else "weights drawn")
+    same_law(found.values[""], looped(network, x, Gaussian(), 300)[..., :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    network, x = mlp(width=40).to(dtype), x_of(2, 6).to(dtype)
+    found = sample_units(network, x, "gaussian", 50, generator=seed())
+    assert found.method.startswith("conditional: outputs of 3 layers")
+    assert bool(found.values[""].isfinite().all())
+
+
+def test_zero_is_told() -> None:
+    found = sample_units(mlp(), torch.zeros(1, 6), "gaussian", 5, generator=seed())
+    assert "x is 0" in found.method

@@ -162,7 +162,9 @@ def test_the_code_draws_the_weights_so() -> None:
         exec(found.init_code(), {"torch": torch, "module": module})
     for layer, std in zip((module[0], module[2], module[3]), found.weight_std, strict=True):
         count = layer.weight.numel()
-        assert float(layer.weight.detach().std()) == pytest.approx(std, rel=5 / math.sqrt(2 * count))
+        assert float(layer.weight.detach().std()) == pytest.approx(
+            std, rel=5 / math.sqrt(2 * count)
+        )
     assert float(module[0].bias.std()) == pytest.approx(0.1, rel=0.2)
 
 
@@ -170,3 +172,16 @@ def test_the_code_of_a_width_names_it() -> None:
     code = solve_scale("kurtosis=4", (7,)).init_code()
     assert code.splitlines()[0] == "# hidden layers of width 15"
     assert "layer.bias.zero_()" in code
+
+
+def test_widths_too_narrow_to_have_the_measure_are_passed_over() -> None:
+    # At width 1 the unit is off 0 with probability 0.125, under 0.3.
+    width = solve_scale("effective_tail(0.3)=1.5", (1, 1, 1)).spec.widths[0]
+    tails = [float(UnitPrior((one,) * 3).effective_tail(0.3, 4)) for one in (width, width - 1)]
+    assert tails[0] <= 1.5 < tails[1]
+    with pytest.raises(InputError, match=r"out of reach: from width 2 to 10,000 .* 5\.837 to 0\.7"):
+        solve_scale("effective_tail(0.3)=0.6", (1, 1, 1))
+    with pytest.raises(InputError, match="out of reach: from width 2"):
+        solve_scale("effective_tail(0.3)=6", (1, 1, 1))
+    with pytest.raises(InputError, match=r"under P\(u not 0\) = 0\.5"):
+        solve_scale("effective_tail(0.7)=0.6", (1, 1), post=True)

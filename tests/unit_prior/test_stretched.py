@@ -96,7 +96,9 @@ def test_beyond_a_power_law_there_is_no_theta() -> None:
 
 def test_a_bounded_law_has_a_small_theta() -> None:
     uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
-    assert stretched_fit(uniform).theta < 0.1
+    found = stretched_fit(uniform)
+    assert found.theta < 0.1
+    assert "may be bounded" in found.notes[-1]
 
 
 def test_values_that_crowd_at_an_end_are_refused() -> None:

@@ -137,5 +137,25 @@ def test_an_analysis_tells_which_estimator_refused() -> None:
 def test_an_analysis_refuses_what_has_no_tail() -> None:
     with pytest.raises(InputError, match="99 rows"):
         tail_analysis(_draws(99))
-    with pytest.raises(InputError, match="only 0 of 200"):
+    with pytest.raises(InputError, match="all 200 values are 0"):
         tail_analysis(torch.zeros(200))
+
+
+def test_an_analysis_of_few_different_values_tells_what_is_refused() -> None:
+    x = torch.randint(0, 50, (5000,), generator=torch.Generator().manual_seed(0)).double()
+    found = tail_analysis(x)
+    assert found.curve is None
+    assert "different ones" in found.refused["curve"]
+    assert "hill: " in str(found)
+    with pytest.raises(InputError, match="k = 3: give a whole number"):
+        tail_analysis(x, 3)
+
+
+@pytest.mark.parametrize("ks", [30, ["a", 20], [], "20", torch.tensor([20.0])])
+def test_ks_that_are_none_are_refused(ks: object) -> None:
+    with pytest.raises(InputError, match="ks = "):
+        tail_stability(_draws(400), ks=ks)  # type: ignore[arg-type]
+
+
+def test_ks_may_be_a_tensor() -> None:
+    assert tail_stability(_draws(400), ks=torch.tensor([50, 20])).ks.tolist() == [20, 50]

@@ -207,3 +207,23 @@ def test_draws_agree_with_the_law() -> None:
         exact = float(prior.survival(t, 3))
         spread = math.sqrt(exact * (1 - exact) / n)
         assert abs(float((drawn > t).double().mean()) - exact) < 4 * spread
+
+
+def test_numbers_that_are_no_float64() -> None:
+    large, small = (UnitPrior((3, 3, 3), weight_std=10.0**power) for power in (150, -150))
+    assert float(large.quantile(0.1, 4)) == float(large.std(4)) == math.inf
+    assert float(small.quantile(0.1, 4)) == 0
+    assert float(large.kurtosis(4)) == pytest.approx(float(UnitPrior((3, 3, 3)).kurtosis(4)))
+    assert float(large.kurtosis(3, post=True)) == pytest.approx(46.88624664, rel=1e-8)
+    for scaled in (large, small):
+        with pytest.raises(InputError, match="no float64"):
+            scaled.effective_tail(0.1, 4)
+    steep = UnitPrior((3, 3), "leaky_relu(1e-200)").log_survival(1e200, 2, post=True)
+    assert -1e201 < float(steep) < -1e199
+    half = torch.tensor([1.0], dtype=torch.bfloat16)
+    assert float(large.survival(half, 1)) == 1.0
+    for call in (large.survival, large.moment):
+        with pytest.raises(InputError):
+            call(10**400, 2)
+    with pytest.raises(InputError, match="order 0 on"):
+        UnitPrior((10,), "square").moment(-0.7, 1, post=True)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
 
+SEEDS = (-(2**63), 2**64 - 1)  # those that torch takes
+
 
 def allocate(network: nn.Module) -> None:
     """Give a network that was built on the meta device memory on torch's default device.
@@ -25,12 +27,14 @@ def as_generator(seed: int | torch.Generator) -> torch.Generator:
     """Return `seed` if it is a generator, else a new one on the CPU with that seed.
 
     Raises:
-        InputError: `seed` is neither an integer nor a generator.
+        InputError: `seed` is neither a generator nor an integer that torch takes as a seed.
     """
     if isinstance(seed, torch.Generator):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"seed {seed!r}: give an integer or a torch.Generator")
+    if not SEEDS[0] <= seed <= SEEDS[1]:
+        raise InputError(f"seed {seed}: give an integer from {SEEDS[0]} to {SEEDS[1]}")
     return torch.Generator().manual_seed(seed)
 
 

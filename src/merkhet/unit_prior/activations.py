@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from merkhet.core.errors import InputError, choose
 
-CALL = re.compile(r"(\w+)(?:\(([-+.\deE]+)\))?")
+CALL = re.compile(r"(\w+)(?:\(([^()]*)\))?")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,13 @@ def two_sided(name: str, below: float, above: float) -> Activation:
         name: What to call it.
         below: Slope for u < 0.
         above: Slope for u > 0.
+
+    Raises:
+        InputError: A slope is NaN or infinite.
     """
     slopes = (below, above)
+    if not all(map(math.isfinite, slopes)):
+        raise InputError(f"slopes {slopes}: give finite numbers")
     return Activation(name, functools.partial(_two_sided, *slopes), float(any(slopes)), slopes)
 
 
@@ -100,7 +106,8 @@ def activation(given: str | Activation) -> Activation:
             `Activation("mine", function, growth=1.0)`.
 
     Raises:
-        InputError: No such activation; names the nearest.
+        InputError: No such activation, whose nearest is named, or a slope that is no finite
+            number.
     """
     if isinstance(given, Activation):
         return given
@@ -110,9 +117,9 @@ def activation(given: str | Activation) -> Activation:
     name, slope = match.groups()
     choose("activation", name, NAMES)
     if name in SLOPED:
-        below = float(slope) if slope else SLOPED[name]
+        below = SLOPED[name] if slope is None else _slope(slope, given)
         return two_sided(f"{name}({below:g})", below, 1.0)
-    if slope:
+    if slope is not None:
         raise InputError(f"activation {given!r}: {name} takes no number; write {name!r}")
     if name in TWO_SIDED:
         return two_sided(name, *TWO_SIDED[name])
@@ -120,3 +127,14 @@ def activation(given: str | Activation) -> Activation:
         return Activation(name, torch.square, growth=2.0)
     growth = float(name in SMOOTH)
     return Activation(name, (SMOOTH | BOUNDED)[name], growth)
+
+
+def _slope(text: str, given: object) -> float:
+    """Return a slope that is written in an activation's name."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"activation {given!r}: {text!r} is no slope; give a finite number")
+    return found

@@ -97,7 +97,7 @@ class BentLaw:
         scale = math.exp(self.log_moment(2.0)[0] / 2)
         found = [self._mean(functools.partial(_power, scale, k)) for k in range(1, 5)]
         relative = max(error for _, error in found)
-        return central_moments([value for value, _ in found], relative, scale)
+        return central_moments([value for value, _ in found], relative, math.log(scale))
 
     def _between(self, ends: Floats) -> WithError:
         """Return log P(low < |g| <= high, g of one sign), (n,) of ends (n, 2), and its error."""

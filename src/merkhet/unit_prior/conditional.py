@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merkhet.unit_prior.conditional_guard import taken
 from merkhet.unit_prior.conditional_root import output_root
 from merkhet.unit_prior.fresh_roles import CONVOLUTIONS, fans
 from merkhet.unit_prior.weight_priors import WeightPrior
 
 NORMAL = 20  # products that cost as much as to draw one normal number
+Drawn = Callable[[Tensor], Tensor]
 Calls = dict[nn.Module, list[tuple[torch.Size, torch.Size]]]
 
 
@@ -125,7 +127,7 @@ def draw_outputs(
 ) -> dict[str, Tensor]:
     """Make layers of a network draw their outputs, in place; it serves for nothing else after.
 
-    Their weights become NaN: what sees them all the same is not hidden.
+    Their weights become NaN, for what sees them all the same; a `Guard` tells.
 
     Args:
         module: A copy of the network.
@@ -133,57 +135,65 @@ def draw_outputs(
         prior: A Gaussian one.
 
     Returns:
-        A dict which must hold normal numbers (G, R, units) for every path when the network runs.
+        A dict which must hold normal numbers (G, R, units) for every path when the network runs,
+        float32 or finer. A call takes its own out; a second one raises `SeenError`.
     """
     noise: dict[str, Tensor] = {}
     for path in layers:
         layer = module.get_submodule(path)
         bias_std = 0.0 if layer.bias is None else prior.bias
         stds = prior.std(*fans(layer, layer.weight)), bias_std  # type: ignore[arg-type]
-        draw = _dense if isinstance(layer, nn.Linear) else _convolution
-        layer.forward = functools.partial(draw, layer, noise, path, stds)
+        drawn = functools.partial(_outputs, noise, path, stds)
+        run: Callable[[Tensor], Tensor] = functools.partial(_dense, drawn)
+        if isinstance(layer, CONVOLUTIONS):
+            run = functools.partial(_convolution, layer, layer.weight.shape, drawn)
+        layer.forward = run
         for value in layer.parameters():
             value.fill_(torch.nan)
     return noise
 
 
-def _dense(
-    _layer: nn.Module, noise: dict[str, Tensor], path: str, stds: tuple[float, float], input: Tensor
-) -> Tensor:
+def _dense(drawn: Drawn, input: Tensor) -> Tensor:
     """Return outputs (..., units) of a dense layer at input (..., in)."""
     rows = input.reshape(1, -1, input.shape[-1])
-    found: Tensor = _outputs(rows, noise[path], stds).reshape(*input.shape[:-1], -1)
-    return found
+    return drawn(rows).reshape(*input.shape[:-1], -1)
 
 
-def _convolution(
-    layer: Any, noise: dict[str, Tensor], path: str, stds: tuple[float, float], input: Tensor
-) -> Tensor:
-    """Return outputs (B, G units, *places) of a convolution at input (B, in, *places)."""
-    batched = input if input.dim() == layer.weight.dim() else input[None]
-    patches = _patches(layer, batched)  # (B, G, fan_in, *places)
+def _convolution(layer: Any, shape: torch.Size, drawn: Drawn, input: Tensor) -> Tensor:
+    """Return outputs (B, G units, *places) of a convolution at input (B, in, *places).
+
+    Args:
+        layer: The convolution.
+        shape: Of its weight, which is not looked at.
+        drawn: Its outputs (G, R, units), given rows (G, R, fan_in).
+        input: May be without B.
+    """
+    batched = input if input.dim() == len(shape) else input[None]
+    patches = _patches(layer, shape, batched)  # (B, G, fan_in, *places)
     count, places = len(batched), patches.shape[3:]
     rows = patches.flatten(3).permute(1, 0, 3, 2).flatten(1, 2)  # (G, B places, fan_in)
-    found: Tensor = _outputs(rows, noise[path], stds).unflatten(1, (count, -1))
+    found: Tensor = drawn(rows).unflatten(1, (count, -1))
     found = found.permute(1, 0, 3, 2).flatten(1, 2).unflatten(2, places)
-    unbatched: Tensor = found if input.dim() == layer.weight.dim() else found[0]
+    unbatched: Tensor = found if input.dim() == len(shape) else found[0]
     return unbatched
 
 
-def _patches(layer: Any, x: Tensor) -> Tensor:
+def _patches(layer: Any, weight: torch.Size, x: Tensor) -> Tensor:
     """Return what each place of a convolution sees, (B, G, fan_in, *places).
 
     A convolution by the identity gathers it: padding, strides and dilation are the layer's own.
     """
-    fan_in = layer.weight[0].numel()
-    shape = (fan_in, *layer.weight.shape[1:])
+    fan_in = math.prod(weight[1:])
+    shape = (fan_in, *weight[1:])
     each = torch.eye(fan_in, dtype=x.dtype, device=x.device).reshape(shape)
     found: Tensor = layer._conv_forward(x, torch.cat([each] * layer.groups), None)
     apart: Tensor = found.unflatten(1, (layer.groups, fan_in))
     return apart
 
 
-def _outputs(rows: Tensor, noise: Tensor, stds: tuple[float, float]) -> Tensor:
+def _outputs(
+    noise: dict[str, Tensor], path: str, stds: tuple[float, float], rows: Tensor
+) -> Tensor:
     """Return outputs (G, R, units) at rows (G, R, fan_in)."""
-    found: Tensor = output_root(rows, *stds).to(rows.dtype) @ noise
-    return found
+    z = taken(noise, path, rows.shape[-2])
+    return (output_root(rows, *stds).to(z.dtype) @ z).to(rows.dtype)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from merkhet.core.errors import InputError
 from merkhet.unit_prior.contour_sides import OFF, Side, centre, off_centre
 from merkhet.unit_prior.law import Floats, WithError
-from merkhet.unit_prior.mellin import Line, Transform
+from merkhet.unit_prior.mellin import Chain, Line
 from merkhet.unit_prior.mellin_gamma import Complex
 from merkhet.unit_prior.mellin_radii import EPS
 
@@ -29,6 +30,7 @@ WINDOW = 2.0  # standard deviations of y about its centre that one contour serve
 CHECKED = 33  # points of the window
 TRUSTED = 1e-10  # error of log S there, over 1 + |log S|
 FAR = 1e10  # c beyond which Laplace's approximation is good to rounding: log S is about -c
+MOST = 1e6  # nodes
 NEAR_POLE = 0.1  # how much of the way to the pole is left
 
 
@@ -111,7 +113,7 @@ class Contour:
         return math.e * (self.units + c) if c > 0 else float(self.units)
 
 
-def contour(transform: Transform, side: Side, line: Line, mass: float) -> Contour:
+def contour(transform: Chain, side: Side, line: Line, mass: float) -> Contour:
     """Return the contour through a line.
 
     Args:
@@ -130,7 +132,7 @@ def contour(transform: Transform, side: Side, line: Line, mass: float) -> Contou
     period = max(_period(line, other, middle, half) for other in others)
     step = 2 * math.pi / period
     last = _last(transform, line)
-    tau = np.arange(math.ceil(last / step) + 1, dtype=np.float64) * step
+    tau = np.arange(_count(last / step) + 1, dtype=np.float64) * step
     weights, wobble = _weights(transform, side, line, tau)
     cut = _cut(transform, side, line, float(tau[-1]))
     scale = step / (2 * math.pi) / (abs(line.c) if side.divided else 1.0)
@@ -151,6 +153,20 @@ def contour(transform: Transform, side: Side, line: Line, mass: float) -> Contou
     return _trusted(made, middle - off_centre(line.c) * math.sqrt(slope))
 
 
+def _count(steps: float) -> int:
+    """Return the number of steps, or refuse.
+
+    Raises:
+        InputError: They are too many to take: a pole is in the way of the best line.
+    """
+    if not steps < MOST:
+        raise InputError(
+            f"a contour of {steps:.0e} nodes: slopes this far apart leave no better line there; "
+            "ask farther from 0, or make the slope that is nearly 0 exactly 0"
+        )
+    return math.ceil(steps)
+
+
 def _trusted(made: Contour, y: float) -> Contour:
     """Return a contour with its window cut to where its error is small, about y.
 
@@ -166,7 +182,7 @@ def _trusted(made: Contour, y: float) -> Contour:
     return replace(made, low=low, high=high)
 
 
-def _bare(transform: Transform, side: Side, line: Line, mass: float) -> Contour:
+def _bare(transform: Chain, side: Side, line: Line, mass: float) -> Contour:
     """Return a contour without nodes, for Laplace's approximation."""
     middle, slope = centre(side, line)
     half, none = WINDOW * math.sqrt(slope), np.zeros(0, np.complex128)
@@ -177,7 +193,7 @@ def _bare(transform: Transform, side: Side, line: Line, mass: float) -> Contour:
     )
 
 
-def _other(transform: Transform, c: float) -> tuple[float, float]:
+def _other(transform: Chain, c: float) -> tuple[float, float]:
     """Return (c, log M(c))."""
     line = transform.at(c)
     return c, line.log + line.slack
@@ -191,7 +207,7 @@ def _period(line: Line, other: tuple[float, float], middle: float, half: float) 
     return (EXPONENT + max(growth, 0.0)) / away
 
 
-def _last(transform: Transform, line: Line) -> float:
+def _last(transform: Chain, line: Line) -> float:
     """Return a tau beyond which the integrand is negligible."""
     high = 1 / math.sqrt(line.second)
     while _log_cut(transform, line, high) > -EXPONENT:
@@ -204,19 +220,19 @@ def _last(transform: Transform, line: Line) -> float:
     return high
 
 
-def _log_cut(transform: Transform, line: Line, tau: float) -> float:
+def _log_cut(transform: Chain, line: Line, tau: float) -> float:
     """Return the log of a bound of the integral of |M(s)/M(c)| beyond tau, over pi."""
     log, rate = transform.log_bound(line.c, np.array([tau]))
     return float(log[0]) - math.log(math.pi * float(rate[0]))
 
 
-def _cut(transform: Transform, side: Side, line: Line, tau: float) -> float:
+def _cut(transform: Chain, side: Side, line: Line, tau: float) -> float:
     """Return the bound of what is cut off beyond the node at tau."""
     whole = math.exp(_log_cut(transform, line, tau))
     return whole / math.hypot(line.c, tau) if side.divided else whole
 
 
-def _weights(transform: Transform, side: Side, line: Line, tau: Floats) -> tuple[Complex, Floats]:
+def _weights(transform: Chain, side: Side, line: Line, tau: Floats) -> tuple[Complex, Floats]:
     """Return M(s)/M(c), times c/s where M is divided, doubled but for tau = 0; and rounding."""
     weights, wobble = line.turn(tau)
     wobble = wobble + 4 * EPS * np.abs(weights)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from merkhet.unit_prior.mellin import Line, Rough, Transform
+from merkhet.unit_prior.mellin import Chain, Line, Rough
 
 HIGHEST = 1e300  # c beyond which nothing is told apart
 OFF, OFF_AT_POLE = 1.4, 3.0  # standard deviations of y that its contour's centre is above it
@@ -118,7 +118,7 @@ def off_centre(c: float) -> float:
     return OFF + OFF_AT_POLE * max(0.0, -c)
 
 
-def near_saddle(transform: Transform | Rough, side: Side, y: float, start: float) -> Line:
+def near_saddle(transform: Chain | Rough, side: Side, y: float, start: float) -> Line:
     """Return a line whose integrand at t = exp(y) is within a few powers of e of the least.
 
     Its c is to the right of the saddlepoint, where fewer nodes are needed. Found by Newton's

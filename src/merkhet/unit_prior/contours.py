@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from merkhet.unit_prior.contour import Contour, contour
 from merkhet.unit_prior.contour_sides import Side, near_saddle
 from merkhet.unit_prior.law import Floats, WithError
-from merkhet.unit_prior.mellin import Rough, Transform
+from merkhet.unit_prior.mellin import Chain, Rough
 
 
 class Contours:
@@ -23,7 +23,7 @@ class Contours:
         log_mass: log M(0).
     """
 
-    def __init__(self, transform: Transform, side: Side, log_mass: float) -> None:
+    def __init__(self, transform: Chain, side: Side, log_mass: float) -> None:
         self.transform, self.side, self.mass = transform, side, math.exp(log_mass)
         self._made: list[Contour] = []
 
@@ -38,6 +38,11 @@ class Contours:
     def middle(self) -> float:
         """The mean of log x over x other than 0."""
         return self.transform.at(0.0).first
+
+    @property
+    def lines(self) -> list[float]:
+        """The c of every contour so far."""
+        return [one.line.c for one in self._made]
 
     def _fill(self, y: Floats, order: NDArray[np.int64], value: Floats, error: Floats) -> None:
         """Fill in the answers of ascending y, at the places in `order`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -71,12 +73,12 @@ def fit_levels(lowest: float = LOWEST, highest: float = HIGHEST, count: int = LE
         count: How many.
 
     Raises:
-        InputError: They are not in order between 0 and 1, or fewer than 8.
+        InputError: They are not in order between 0 and 1, or fewer than 8, or no whole number.
     """
-    if not 0 < lowest < highest < 1 or count < FEWEST:
+    if not (_probable(lowest) and _probable(highest) and lowest < highest and _enough(count)):
         raise InputError(
-            f"levels from {highest} down to {lowest}, {count} of them: give probabilities between "
-            f"0 and 1, falling, {FEWEST} or more"
+            f"levels from {highest!r} down to {lowest!r}, {count!r} of them: give "
+            f"probabilities between 0 and 1, falling, {FEWEST} or more, a whole number of them"
         )
     first, last = (math.log(-math.log(level)) for level in (highest, lowest))
     return torch.exp(-torch.exp(torch.linspace(first, last, count, dtype=torch.float64)))
@@ -167,7 +169,7 @@ def _below(t: Floats, heights: Floats, highest: float) -> tuple[Floats, Floats]:
     """Return the checked points with S at most `highest`."""
     if t.shape != heights.shape or t.ndim != 1:
         raise InputError(f"t of shape {t.shape}, log S of {heights.shape}: give (m,) both")
-    if not 0 < highest < 1:
+    if not _probable(highest):
         raise InputError(f"highest {highest!r}: give a probability between 0 and 1")
     chosen = heights >= -math.log(highest) * (1 - 1e-9)
     t, heights = t[chosen], heights[chosen]
@@ -179,6 +181,16 @@ def _below(t: Floats, heights: Floats, highest: float) -> tuple[Floats, Floats]:
             "a longer range; fit_levels() gives levels to take them at"
         )
     return t, heights
+
+
+def _probable(given: object) -> TypeGuard[float]:
+    """Whether it is a number above 0 and below 1."""
+    return isinstance(given, Real) and 0 < float(given) < 1
+
+
+def _enough(count: object) -> bool:
+    """Whether it is a whole number of points that can be fitted."""
+    return not isinstance(count, bool) and isinstance(count, Integral) and int(count) >= FEWEST
 
 
 def _shares(places: Floats) -> Floats:

@@ -32,6 +32,11 @@ def effective_tail(unit: UnitLaw, log_p: Floats) -> WithError:
             f"P(u not 0) = {math.exp(alive):g}"
         )
     t, off = quantile(unit, log_p.reshape(-1))
+    if ((t == 0) | np.isinf(t)).any():
+        raise InputError(
+            "a quantile is no float64, it overflows or is 0: give scales nearer to 1, the slope "
+            "does not depend on them"
+        )
     logs, error = unit.log_survival(t)
     if (np.abs(logs - log_p.reshape(-1)) > JUMP * (1 - logs)).any():
         raise InputError(

@@ -67,11 +67,12 @@ def draw_parameters(
         Tensors (n, *shape) by parameter name, in the parameters' types and on their devices.
 
     Raises:
-        InputError: n below 1, the prior is "init", or a weight is made of other parameters.
+        InputError: n below 1, the prior is "init", the network is lazy, a weight is made of other
+            parameters, or so many draws do not fit in memory.
     """
     check_counts(n=n)
     source = as_generator(0 if generator is None else generator)
-    given, module = weight_prior(prior), uncompiled(module)
+    given, module = weight_prior(prior), whole(module)
     values = dict(module.named_parameters())
     return {
         name: drawn(given, role, values[name], n, source)
@@ -83,8 +84,27 @@ def draw_parameters(
 def drawn(
     prior: WeightPrior, role: Role, like: Tensor, n: int, generator: torch.Generator
 ) -> Tensor:
-    """Return n draws (n, *shape) of a parameter, of the type and on the device it has."""
+    """Return n draws (n, *shape) of a parameter, of the type and on the device it has.
+
+    Raises:
+        InputError: They do not fit in memory.
+    """
     shape = (n, *like.shape)
+    try:
+        return _drawn(prior, role, like, shape, generator)
+    except RuntimeError as error:  # torch has a type for it on accelerators only
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise InputError(
+                f"{n} draws of a parameter of shape {tuple(like.shape)} do not fit in memory: "
+                "give fewer draws at once"
+            ) from error
+        raise
+
+
+def _drawn(
+    prior: WeightPrior, role: Role, like: Tensor, shape: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    """Return draws of a shape, one for each entry of its first axis."""
     if role.kind == WEIGHT:
         found = prior.draw(shape, role.fan_in, role.fan_out, generator, like.dtype)
     elif role.kind == BIAS and prior.bias > 0:
@@ -95,15 +115,25 @@ def drawn(
     return found.to(like.device)
 
 
+def whole(module: nn.Module) -> nn.Module:
+    """Return a network, of a compiled one the network inside.
+
+    Raises:
+        InputError: It is lazy or compiled to a script.
+    """
+    module = uncompiled(module)
+    if any(is_lazy(value) for value in [*module.parameters(), *module.buffers()]):
+        raise InputError("the network is lazy: run it once on an input, so that it has its shapes")
+    return module
+
+
 def copied_module(module: nn.Module) -> nn.Module:
     """Return a deep copy of a network.
 
     Raises:
         InputError: It is lazy or compiled to a script, or cannot be copied.
     """
-    module = uncompiled(module)
-    if any(is_lazy(value) for value in [*module.parameters(), *module.buffers()]):
-        raise InputError("the network is lazy: run it once on an input, so that it has its shapes")
+    module = whole(module)
     try:
         return copy.deepcopy(module)
     except Exception as error:  # whatever the attributes of a network raise

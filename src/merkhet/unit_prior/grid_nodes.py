@@ -1,8 +1,9 @@
-"""Nodes of a Gaussian integral over one unit: where phi bends, and the law of phi(u)^2 by panels."""
+"""Nodes of a Gaussian integral over a unit: where phi bends, the law of phi(u)^2 by panels."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ def kinks(activation: Activation) -> tuple[float, ...]:
     A cell is halved towards the larger second difference; a kink keeps it in proportion to the
     cell, a smooth function loses it in proportion to the square.
     """
-    left = -PROBED - 0.1 + CELL * np.arange(math.ceil(2 * PROBED / CELL) + 12)
+    cells = np.arange(math.ceil(2 * PROBED / CELL) + 12, dtype=np.float64)
+    left: Floats = -PROBED - 0.1 + CELL * cells
     width = CELL
     for _ in range(HALVINGS):
         width /= 2
@@ -90,7 +92,7 @@ def flat_parts(activation: Activation) -> tuple[tuple[float, float], ...]:
     """
     ends = (-math.inf, *kinks(activation), math.inf)
     found = []
-    for low, high in zip(ends, ends[1:], strict=False):
+    for low, high in itertools.pairwise(ends):
         if math.isinf(low) and math.isinf(high):
             continue
         start = high - 8.0 if math.isinf(low) else low

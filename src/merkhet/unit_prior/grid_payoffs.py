@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from merkhet.unit_prior.law import Floats
 
+Places = NDArray[np.intp]
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -22,7 +24,7 @@ class Payoff(Protocol):
     def __len__(self) -> int:
         """Return how many."""
 
-    def __call__(self, log_q: Floats, which: Floats) -> Floats:
+    def __call__(self, log_q: Floats, which: Places) -> Floats:
         """Return logs at log_q (k,) for the numbered ones `which` (m,), as (k, m)."""
 
 
@@ -37,13 +39,12 @@ class Survival:
     def __len__(self) -> int:
         return len(self.t)
 
-    def __call__(self, log_q: Floats, which: Floats) -> Floats:
+    def __call__(self, log_q: Floats, which: Places) -> Floats:
+        """Return log P(|g| > t | q), (k, m) for log_q (k,) and which (m,)."""
         from scipy.special import log_ndtr
 
         with np.errstate(over="ignore"):
-            found: Floats = math.log(2) + log_ndtr(
-                -np.exp(-0.5 * log_q)[:, None] * self.t[which]
-            )
+            found: Floats = math.log(2) + log_ndtr(-np.exp(-0.5 * log_q)[:, None] * self.t[which])
         return found
 
 
@@ -59,7 +60,8 @@ class Density:
     def __len__(self) -> int:
         return len(self.t)
 
-    def __call__(self, log_q: Floats, which: Floats) -> Floats:
+    def __call__(self, log_q: Floats, which: Places) -> Floats:
+        """Return the log density, (k, m) for log_q (k,) and which (m,)."""
         with np.errstate(over="ignore"):
             fall = np.exp(-log_q)[:, None] * (0.5 * self.t[which] ** 2)
         found: Floats = -0.5 * self.units * (LOG_2PI + log_q)[:, None] - fall
@@ -72,16 +74,13 @@ class Moment:
 
     order: float
     increasing = False
-
-    @property
-    def at_zero(self) -> float:
-        """Return the log at q = 0, which is left out of moments."""
-        return -math.inf
+    at_zero = -math.inf  # left out of moments
 
     def __len__(self) -> int:
         return 1
 
-    def __call__(self, log_q: Floats, which: Floats) -> Floats:
+    def __call__(self, log_q: Floats, which: Places) -> Floats:
+        """Return the log moment, (k, m) for log_q (k,) and which (m,)."""
         s = self.order
         constant = math.lgamma((1 + s) / 2) - 0.5 * math.log(math.pi)
         found: Floats = np.repeat((0.5 * s * (log_q + math.log(2)) + constant)[:, None], 1, axis=1)
@@ -98,5 +97,6 @@ class Dead:
     def __len__(self) -> int:
         return 1
 
-    def __call__(self, log_q: Floats, which: Floats) -> Floats:
+    def __call__(self, log_q: Floats, which: Places) -> Floats:
+        """Return log 0, as q is above 0, (k, m) for log_q (k,) and which (m,)."""
         return np.full((len(log_q), 1), -np.inf)

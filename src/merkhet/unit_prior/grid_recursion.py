@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from merkhet.unit_prior.grid_payoffs import Payoff
+from merkhet.unit_prior.grid_payoffs import Payoff, Places
 from merkhet.unit_prior.grid_step import Resolution, Steps, Window
 from merkhet.unit_prior.law import Floats
 from merkhet.unit_prior.spec import Spec
 
-Function = Callable[[Floats, Floats], Floats]  # log q (k,), which (m,) -> log F (k, m)
+Function = Callable[[Floats, Places], Floats]  # log q (k,), which (m,) -> log F (k, m)
 CANCELLED = 0.1  # what must be left of a sum of masses of both signs
 BELOW = 60.0  # what is less likely than all that counts by that factor's log is cut off
 MARGIN = 4  # grid points beyond a range
@@ -37,7 +37,7 @@ class Spline:
         self.ends = (values[[1, -1]] - values[[0, -2]]) / self.spacing
         self.most = most
 
-    def __call__(self, log_q: Floats, which: Floats) -> Floats:
+    def __call__(self, log_q: Floats, which: Places) -> Floats:
         """Return log F at log_q (k,) for the functions `which` (m,), (k, m)."""
         x = np.clip(log_q, self.first - 1e4, None) - self.first
         inside = np.clip(x, 0.0, self.cells * self.spacing)
@@ -82,7 +82,9 @@ class Recursion:
     def _floored(self, values: Floats) -> Floats:
         """Return log F with what is too small to matter, and may be rounding, cut off, (k, m)."""
         top = np.maximum(values.max(axis=0), -1e300)
-        return np.maximum(values, top - self.resolution.cost - self.resolution.lower - BELOW)
+        floor: Floats = top - self.resolution.cost - self.resolution.lower - BELOW
+        found: Floats = np.maximum(values, floor)
+        return found
 
     def grid(self, j: int) -> Floats:
         """Return grid points of log q_j for what is likely enough, (k,)."""
@@ -90,7 +92,7 @@ class Recursion:
             h = self.resolution.spacing
             low, high = (self._extreme(j, lower=lower) for lower in (True, False))
             first, last = math.floor(low / h) - MARGIN, math.ceil(high / h) + MARGIN
-            self._grids[j] = h * np.arange(first, last + 1)
+            self._grids[j] = h * np.arange(first, last + 1, dtype=np.float64)
         return self._grids[j]
 
     def _extreme(self, j: int, *, lower: bool) -> float:

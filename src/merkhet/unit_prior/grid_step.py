@@ -105,7 +105,7 @@ class StepLaw:
         square's split costs the fourth derivative.
         """
         narrowest = 1 / math.sqrt(self.resolution.cost)
-        return self.resolution.fineness * narrowest * self.width ** (-1 / 3)
+        return float(self.resolution.fineness * narrowest * self.width ** (-1 / 3))
 
     def windows(self, *, both: bool) -> tuple[Window, ...]:
         """Return tilted laws by rising mean, of the upper half or of both."""

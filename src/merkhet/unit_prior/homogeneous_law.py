@@ -16,6 +16,7 @@ from merkhet.unit_prior.contour_sides import DENSITY, LOWER, UPPER, Side
 from merkhet.unit_prior.contours import Contours
 from merkhet.unit_prior.law import Floats, WithError
 from merkhet.unit_prior.mellin import Transform
+from merkhet.unit_prior.mellin_parts import RadialParts
 from merkhet.unit_prior.mellin_radii import EPS
 from merkhet.unit_prior.spec import Spec
 
@@ -52,6 +53,7 @@ class HomogeneousLaw:
         self.log_alive = math.fsum(math.log1p(-one) for one in dead)
         self.zero_mass = abs(math.expm1(self.log_alive))
         self._contours: dict[tuple[Side, int], Contours] = {}
+        self._parts: dict[int, RadialParts] = {}
 
     def log_survival(self, t: Floats) -> WithError:
         """Return log P(|g| > t), t > 0 of any shape, and a bound of its error."""
@@ -82,7 +84,7 @@ class HomogeneousLaw:
         y = self._y(radius)
         if not self.widths:
             return gaussian_law.log_joint_density(y, self.log_scale, units)
-        value, error = self._by(DENSITY, units).log_at(y.reshape(-1))
+        value, error = self._radial(units).log_at(y.reshape(-1))
         sphere = math.log(2) + units / 2 * math.log(math.pi) - math.lgamma(units / 2)
         lengths = units * np.log(np.asarray(radius, np.float64))
         error = error.reshape(y.shape) + 4 * EPS * (np.abs(lengths) + abs(sphere) + 1)
@@ -94,7 +96,7 @@ class HomogeneousLaw:
         rounding = 8 * EPS * units * (1 + abs(self.log_scale))
         if not self.widths:
             return constant, rounding
-        scale = self._by(DENSITY, units).transform.scale_at(-units)
+        scale = Transform(self.widths, self.ratio, units).scale_at(-units)
         if scale is None:
             return math.inf, 0.0
         return constant + scale[0], rounding + scale[1]
@@ -112,6 +114,17 @@ class HomogeneousLaw:
         value = np.log1p(-share) + self.log_alive
         error = share * np.expm1(spread) / (1 - share)
         return value, error + 4 * EPS * np.abs(value)
+
+    def _radial(self, units: int) -> Contours | RadialParts:
+        """Return what gives the density of the length of some units.
+
+        One unit's line is to the right of its own pole at -1, and needs no parts.
+        """
+        if self.ratio > 0 or units == 1 or min(self.widths) == 1:
+            return self._by(DENSITY, units)
+        if units not in self._parts:
+            self._parts[units] = RadialParts(self.widths, units, self.log_alive)
+        return self._parts[units]
 
     def _by(self, side: Side, units: int = 1) -> Contours:
         """Return the contours of an integral, for the length of some units."""

@@ -124,9 +124,7 @@ class Comparison:
             "recommended": self.recommended,
             "initialisations": [
                 {
-                    "name": one.name,
-                    "ratio": _finite(one.ratio),
-                    "verdict": one.verdict(),
+                    **_plain({"name": one.name, "ratio": one.ratio, "verdict": one.verdict()}),
                     "layers": [_plain(asdict(layer)) for layer in one.layers],
                 }
                 for one in self.initialisations
@@ -134,7 +132,7 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        heads = ("initialisation", "layer", "std", "kurtosis", "dead", "theta", "method")
+        heads = ("initialisation", "layer", "std", "kurtosis", "dead", "theta")
         rows: list[tuple[str, ...]] = [heads]
         for one in self.initialisations:
             rows += [(one.name, *_cells(layer)) for layer in one.layers]
@@ -144,7 +142,15 @@ class Comparison:
             for row in rows
         ]
         said = [f"{one.name}: {one.verdict()}" for one in self.initialisations]
-        return "\n".join([*lines, *said, self.recommendation()])
+        return "\n".join([*lines, *self._methods(), *said, self.recommendation()])
+
+    def _methods(self) -> list[str]:
+        """Return a line for each way in which the table's numbers were got."""
+        names: dict[str, list[str]] = {}
+        for one in self.initialisations:
+            for method in dict.fromkeys(layer.method for layer in one.layers):
+                names.setdefault(method, []).append(one.name)
+        return [f"numbers of {', '.join(those)}: {method}" for method, those in names.items()]
 
 
 def compare_initialisations(
@@ -231,17 +237,12 @@ def _scale_told(ratio: float, spread: float) -> str:
 def _cells(layer: LayerLaw) -> tuple[str, ...]:
     """Return a layer's row of the table."""
     numbers = (f"{layer.std:.4g}", f"{layer.kurtosis:.4g}", f"{layer.dead:.2g}")
-    return (layer.path or "output", *numbers, layer.theta, layer.method)
-
-
-def _finite(value: float) -> float | None:
-    """Return a number that JSON has."""
-    return value if math.isfinite(value) else None
+    return (layer.path or "output", *numbers, layer.theta)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Return values with None for what JSON does not have."""
     return {
-        name: _finite(value) if isinstance(value, float) else value
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
     }

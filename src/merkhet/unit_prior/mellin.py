@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,22 @@ class Line:
     turn: Callable[[Floats], tuple[Complex, Floats]]
 
 
+class Chain(Protocol):
+    """What a contour needs of a transform: see `Transform`."""
+
+    widths: NDArray[np.int64]
+    counts: Floats
+    pole: float
+    units: int
+    ratio: float
+
+    def at(self, c: float) -> Line:
+        """Return log M(c) and what is near it, for c above the pole."""
+
+    def log_bound(self, c: float, tau: Floats) -> tuple[Floats, Floats]:
+        """Bound |M(c + i tau)/M(c)| from above, in logs, and give the bound's rate of fall."""
+
+
 class Transform:
     """M(s) for a chain of layers without bias whose activation is linear on each side of 0.
 
@@ -52,15 +69,18 @@ class Transform:
         widths: H_1 ... H_L of the layers before; none for a Gaussian.
         ratio: The gentler slope over the steeper one, in absolute value, from 0 (ReLU) to 1.
         units: m.
+        least: With ReLU, the part of the law with that many active units in every layer or more.
     """
 
-    def __init__(self, widths: tuple[int, ...], ratio: float, units: int = 1) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], ratio: float, units: int = 1, least: int = 1
+    ) -> None:
         found, counts = np.unique(np.asarray(widths, np.int64), return_counts=True)
         self.widths = np.concatenate([[units], found])
         self.counts = np.concatenate([[1], counts]).astype(np.float64)
         self.parts: tuple[Radii, ...] = (ChiRadii(np.array([units])),)
         if len(found):
-            self.parts += (_radii(found, ratio),)
+            self.parts += (_radii(found, ratio, least),)
         self.pole = max(part.pole for part in self.parts)
         self.units, self.ratio = units, ratio
 
@@ -93,11 +113,7 @@ class Transform:
         Returns:
             log of the bound, (N,), and the rate at which it falls with tau, (N,), which grows.
         """
-        base = (self.widths + c)[:, None]
-        slope = tau / base
-        angle = np.arctan(slope)
-        logs = tau * angle - base / 2 * np.log1p(slope * slope)
-        return -0.5 * (self.counts @ logs), 0.5 * (self.counts @ angle)
+        return chi_bound(self.widths, self.counts, c, tau)
 
     def _turn(self, c: float, tilted: list[Tilted]) -> Callable[[Floats], tuple[Complex, Floats]]:
         """Return the function of `Line`."""
@@ -120,9 +136,25 @@ class Transform:
 
     def _errors(self, c: float, tau: Floats) -> Floats:
         """Return bounds of the rounding error of each width's transform on the line, (D, N)."""
-        reach = 2 + np.log(np.maximum((self.widths + c) / 2, 1.0))
-        found: Floats = EPS * (SUM_ERROR + 2 * np.outer(reach, tau))
-        return found
+        return turn_errors(self.widths, c, tau)
+
+
+def turn_errors(widths: NDArray[np.int64], c: float, tau: Floats) -> Floats:
+    """Return bounds of the rounding error of each width's transform on the line, (D, N)."""
+    reach = 2 + np.log(np.maximum((widths + c) / 2, 1.0))
+    found: Floats = EPS * (SUM_ERROR + 2 * np.outer(reach, tau))
+    return found
+
+
+def chi_bound(
+    widths: NDArray[np.int64], counts: Floats, c: float, tau: Floats
+) -> tuple[Floats, Floats]:
+    """Return the bound of `Transform.log_bound` and its rate, for chi variables of such degrees."""
+    base = (widths + c)[:, None]
+    slope = tau / base
+    angle = np.arctan(slope)
+    logs = tau * angle - base / 2 * np.log1p(slope * slope)
+    return -0.5 * (counts @ logs), 0.5 * (counts @ angle)
 
 
 class Rough:
@@ -132,13 +164,14 @@ class Rough:
         transform: The exact one.
     """
 
-    def __init__(self, transform: Transform) -> None:
+    def __init__(self, transform: Chain) -> None:
         ratio = transform.ratio
         mean, spread = (1 + ratio**2) / 2, 3 * (1 + ratio**4) / 2
         spread -= mean**2
         each = np.array([2.0, *[spread / mean] * (len(transform.widths) - 1)])
         share = np.array([0.5, *[mean**2 / spread] * (len(transform.widths) - 1)])
-        self.counts, self.half = transform.counts, share * transform.widths
+        self.counts = transform.counts
+        self.half: Floats = share * transform.widths.astype(np.float64)
         self.offset = float(self.counts @ np.log(each)) / 2
         self.pole = max(transform.pole, -2 * float(self.half.min()))
 
@@ -157,8 +190,8 @@ def _no_turn(tau: Floats) -> tuple[Complex, Floats]:
     raise AssertionError("a rough transform is for first guesses")
 
 
-def _radii(widths: NDArray[np.int64], ratio: float) -> Radii:
+def _radii(widths: NDArray[np.int64], ratio: float, least: int) -> Radii:
     """Return the norms of layers by the ratio of the slopes."""
     if ratio == 1:
         return ChiRadii(widths)
-    return SlopedRadii(widths, ratio) if ratio > 0 else ReluRadii(widths)
+    return SlopedRadii(widths, ratio) if ratio > 0 else ReluRadii(widths, least)

@@ -89,23 +89,24 @@ class ReluRadii:
 
     Args:
         widths: (D,) ascending.
+        least: What K is at least, up to the least width: elsewhere the norm counts as 0.
     """
 
-    pole = -1.0
-
-    def __init__(self, widths: Whole) -> None:
-        self.widths = widths
-        self.starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
-        self.rows = np.repeat(np.arange(len(widths)), widths)
-        self.active = np.arange(len(self.rows)) - self.starts[self.rows] + 1
-        self.log_binomial = _log_binomial(self.active, widths[self.rows])
-        self.all_active = np.arange(1, int(widths[-1]) + 1, dtype=np.float64)
+    def __init__(self, widths: Whole, least: int = 1) -> None:
+        assert 1 <= least <= widths[0]
+        self.widths, self.least, self.pole = widths, least, -float(least)
+        sizes = widths - (least - 1)
+        self.starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        self.rows = np.repeat(np.arange(len(widths)), sizes)
+        self.active = np.arange(len(self.rows)) - self.starts[self.rows] + least
+        self.log_binomial = log_binomial(self.active, widths[self.rows])
+        self.all_active = np.arange(least, int(widths[-1]) + 1, dtype=np.float64)
 
     def tilted(self, c: float) -> Tilted:
         """Return the transforms near c."""
         k = self.all_active
         chi = log_gamma_ratio(k / 2, c / 2) + c / 2 * LOG_2
-        logs = self.log_binomial + chi[self.active - 1]
+        logs = self.log_binomial + chi[self.active - self.least]
         top = np.maximum.reduceat(logs, self.starts)
         logs -= top[self.rows]
         heavy = np.flatnonzero(logs > LIGHT)
@@ -114,7 +115,7 @@ class ReluRadii:
         total = np.add.reduceat(weights, starts)
         weights /= total[rows]
         log = top + np.log(total)
-        first, second = (one[active - 1] for one in chi_derivatives(k, c))
+        first, second = (one[active - self.least] for one in chi_derivatives(k, c))
         mean = np.add.reduceat(weights * first, starts)
         off = first - mean[rows]
         off[np.abs(off) < 16 * EPS * np.abs(first)] = 0.0  # rounding, not variance
@@ -165,7 +166,7 @@ def chi_slack(k: Floats, c: float) -> Floats:
     return found
 
 
-def _log_binomial(k: Whole, n: Whole) -> Floats:
+def log_binomial(k: Whole, n: Whole) -> Floats:
     """Return log(C(n, k) 2^-n), k from 1 to n, by Loader's expansion about k = n/2.
 
     Loader, "Fast and accurate computation of binomial probabilities", 2000.

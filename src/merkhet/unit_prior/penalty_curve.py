@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from merkhet.unit_prior.law import Floats, Law
 
@@ -15,6 +17,7 @@ from merkhet.unit_prior.law import Floats, Law
 STEP = 0.1
 DEGREE = 5
 MORE = 10  # knots beyond each end, where the spline begins and ends and is less exact
+MARGIN = 10.0  # of the log of a type's largest number, where the tail is taken to overflow
 Values = Callable[[Floats], Floats]  # a curve at v
 
 
@@ -112,3 +115,14 @@ def _spline(values: Floats) -> Floats:
     kept = (left >= MORE) & (left < len(values) - 1 - MORE)
     pieces: Floats = whole.c[::-1, kept].T.copy()
     return pieces
+
+
+def tail_of(z: Tensor, numbers: list[Tensor]) -> Tensor:
+    """Return A + B (exp(rate z) - 1) + C z, and inf with a finite gradient where it overflows."""
+    start, bend, slope, rate = numbers
+    log_bend = bend.abs().clamp(min=1.0).log()
+    most = (math.log(torch.finfo(z.dtype).max) - MARGIN - log_bend).clamp(min=1.0)
+    power = rate * z
+    over = (power - most).clamp(min=0.0)  # goes on along the tangent, for the gradient
+    risen = torch.expm1(power.clamp(max=most)) + most.exp() * over
+    return start + bend * risen + slope * z + torch.where(over > 0, torch.inf, 0.0).to(z)

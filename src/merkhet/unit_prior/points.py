@@ -26,13 +26,14 @@ def as_floats(given: Any, what: str) -> Floats:
         InputError: They are no real numbers, or NaN is among them.
     """
     if isinstance(given, Tensor):
-        given = given.detach().cpu().numpy()
+        real = not (given.is_complex() or given.dtype == torch.bool)
+        given = given.detach().cpu().numpy() if not real else given.detach().cpu().double().numpy()
     try:
         found = np.asarray(given)
         if found.dtype.kind not in "fiu" and not isinstance(given, float | int):
             raise TypeError
         found = found.astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what} = {given!r}: give real numbers, a tensor or an array") from None
     if np.isnan(found).any():
         raise InputError(f"{what} holds NaN: give numbers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from merkhet.unit_prior.law import Floats, WithError
 
 LOWEST, HIGHEST = -744.0, 709.0  # logs of the numbers that there are
+LEAST = math.ulp(0.0)
 STEPS = 200
 TOLERANCE = 4e-16
 NUDGE = 1e-4  # of log t, for the slope that turns an error of log S into one of t
@@ -28,6 +30,8 @@ class Survival(Protocol):
 def quantile(law: Survival, log_p: Floats) -> WithError:
     """Return t with log P(|g| > t) = log_p, and its error; 0 where even t = 0 is less likely.
 
+    Where it is no float64 it is inf, or 0 with the least number for its error.
+
     Chandrupatla's method on log(-log S), which is nearly linear in log t in the tail.
 
     Args:
@@ -38,20 +42,34 @@ def quantile(law: Survival, log_p: Floats) -> WithError:
     error = np.zeros_like(value)
     inside = (log_p < np.log1p(-law.zero_mass)) & (log_p > -np.inf)
     if inside.any():
-        wanted = log_p[inside]
-        x = _root(law, np.log(-wanted))
-        value[inside] = np.exp(x)
-        logs, spread = law.log_survival(value[inside])
-        ahead, _ = law.log_survival(np.exp(np.minimum(x + NUDGE, HIGHEST)))
-        slope = np.maximum((logs - ahead) / NUDGE, np.finfo(np.float64).tiny)
-        off = (np.abs(logs - wanted) + spread) / slope + TOLERANCE * np.abs(x)
-        error[inside] = value[inside] * off
+        value[inside], error[inside] = _inside(law, log_p[inside])
     return value, error
 
 
-def _root(law: Survival, target: Floats) -> Floats:
-    """Return x = log t where log(-log S(t)) is the target, (n,)."""
+def _inside(law: Survival, log_p: Floats) -> WithError:
+    """Return t and its error where t = 0 is more likely, (n,)."""
+    target = np.log(-log_p)
     low, high = _bracket(law, target)
+    small, large = low == LOWEST, high == HIGHEST
+    # An end is looked at only where the bracket reached it: that far out answers are dear.
+    small[small] = _gap(law, low[small], target[small]) > 0
+    large[large] = _gap(law, high[large], target[large]) < 0
+    value, error = np.where(large, np.inf, 0.0), np.where(small, LEAST, 0.0)
+    there = ~(small | large)
+    if there.any():
+        wanted = log_p[there]
+        x = _root(law, target[there], low[there], high[there])
+        value[there] = t = np.exp(x)
+        logs, spread = law.log_survival(t)
+        ahead, _ = law.log_survival(np.exp(np.minimum(x + NUDGE, HIGHEST)))
+        slope = np.maximum((logs - ahead) / NUDGE, np.finfo(np.float64).tiny)
+        off = np.abs(logs - wanted) + spread
+        error[there] = t * (np.minimum(off, slope * 1e300) / slope + TOLERANCE * np.abs(x))
+    return value, error
+
+
+def _root(law: Survival, target: Floats, low: Floats, high: Floats) -> Floats:
+    """Return x = log t between low and high where log(-log S(t)) is the target, (n,)."""
     below, above = (_gap(law, x, target) for x in (low, high))
     third, after = low, below
     part, done = np.full_like(target, 0.5), np.zeros(target.shape, bool)

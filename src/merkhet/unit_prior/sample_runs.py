@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +14,7 @@ from torch.func import vmap
 from merkhet.core.calls import first_line
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.conditional import Sizes, draw_outputs
+from merkhet.unit_prior.conditional_guard import Guard, SeenError
 from merkhet.unit_prior.draws_streams import normals
 from merkhet.unit_prior.fresh import copied_module, drawn, redraw
 from merkhet.unit_prior.fresh_roles import BIAS, KEPT, WEIGHT, Role, roles
@@ -42,11 +46,17 @@ class Draws:
         """Return units (n, inputs, units) by path, and the method in words."""
         whole = copied_module(self.network) if self.layers else self.network
         noise = draw_outputs(self.network, self.layers, self.prior)
-        one = _One(self.network, self.wanted, noise)
+        drawn_outputs = (self.network.get_submodule(path) for path in self.layers)
+        guard = Guard(value for layer in drawn_outputs for value in layer.parameters())
+        one = _One(self.network, self.wanted, noise, guard)
         plan = _Plan(self.network, self.prior, self.layers, self.wanted.alive)
-        values, how = _in_chunks(one, plan, n, generator)
-        if self.layers and any(bool(value.isnan().any()) for value in values.values()):
-            # A layer's weights are seen by more than the layer.
+        try:
+            values, how = _in_chunks(one, plan, n, generator)
+        except SeenError:
+            return Draws(whole, self.wanted, self.prior, {}).run(n, generator)
+        nans = any(bool(value.isnan().any()) for value in values.values())
+        if self.layers and (nans or guard.seen):
+            # The network caught the error, or holds views of the weights.
             return Draws(whole, self.wanted, self.prior, {}).run(n, generator)
         return values, f"{plan.described()}, {how}"
 
@@ -58,11 +68,19 @@ class _One:
     network: nn.Module
     wanted: Wanted
     noise: Tensors
+    guard: Guard
 
     def run(self, parameters: Tensors, noise: Tensors) -> Tensors:
-        """Return the units (inputs, units) by path."""
+        """Return the units (inputs, units) by path.
+
+        Raises:
+            SeenError: The network sees more of a layer that draws outputs than one output.
+        """
         self.noise.update(noise)
-        return self.wanted.values(self.network, parameters)
+        if not noise:
+            return self.wanted.values(self.network, parameters)
+        with self.guard:
+            return self.wanted.values(self.network, parameters)
 
 
 class _Plan:
@@ -85,7 +103,10 @@ class _Plan:
                 "the network has no weights that a prior draws: give one with dense layers, "
                 "convolutions or other parameters of two axes"
             )
-        self.types = {path: self.values[f"{path}.weight".lstrip(".")].dtype for path in layers}
+        weights = {path: self.values[f"{path}.weight".lstrip(".")] for path in layers}
+        self.types = {  # half precision has no fast normals, nor the digits for a product
+            path: torch.promote_types(value.dtype, torch.float32) for path, value in weights.items()
+        }
 
     @property
     def size(self) -> int:
@@ -120,8 +141,10 @@ class _Plan:
         matrices = sum(self.roles[name].kind == WEIGHT for name in self.weights)
         if not self.layers:
             return "weights drawn"
-        rest = f", weights of {matrices} others drawn" if matrices else ""
-        return f"conditional: outputs of {len(self.layers)} layers drawn given their inputs{rest}"
+        others = "1 other" if matrices == 1 else f"{matrices} others"
+        rest = f", weights of {others} drawn" if matrices else ""
+        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        return f"conditional: outputs of {layers} drawn given their inputs{rest}"
 
 
 def _directly(name: str, within: tuple[str, ...]) -> bool:
@@ -138,9 +161,10 @@ def _in_chunks(one: _One, plan: _Plan, n: int, generator: torch.Generator) -> tu
         given = plan.draw(min(size, n - start), generator)
         if not refusal:
             try:
-                parts.append(_on_cpu(together(*given)))
+                with _quiet():
+                    parts.append(_on_cpu(together(*given)))
                 continue
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, SeenError):
                 raise
             except Exception as error:  # vmap refuses with errors of many kinds
                 refusal = first_line(error)
@@ -148,6 +172,14 @@ def _in_chunks(one: _One, plan: _Plan, n: int, generator: torch.Generator) -> tu
     values = {path: torch.cat([part[path] for part in parts]) for path in one.wanted.units}
     how = f"a loop over draws, for vmap refuses: {refusal}" if refusal else f"vmap, {size} at once"
     return values, how
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence vmap's word on operations that it loops over: no user can do anything about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
 
 
 def _one_by_one(one: _One, parameters: Tensors, noise: Tensors) -> list[Tensors]:

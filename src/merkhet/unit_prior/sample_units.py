@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.core.building import as_generator, check_counts
-from merkhet.core.calls import as_call
+from merkhet.core.calls import as_call, named_tensors
 from merkhet.unit_prior.chain import Where, as_unit_prior
 from merkhet.unit_prior.conditional import Calls, drawable, one_row_each, recorded
 from merkhet.unit_prior.draws import draw_layers, draw_units
@@ -101,7 +101,10 @@ def sample_units(
             sizes = count_units(network, args, kwargs, list(asked), inputs)
         alive = sum(math.prod(output) for each in calls.values() for _, output in each)
         wanted = Wanted(args, kwargs, inputs, checked_units(asked, sizes), alive)
-        return Samples(*_drawn(network, wanted, calls, given, n, source), n)
+        values, method = _drawn(network, wanted, calls, given, n, source)
+    if not any(bool(value.any()) for value in values.values()) and _is_zero(args, kwargs):
+        method += "; all units are 0, for x is 0 and no bias is drawn"
+    return Samples(values, method, n)
 
 
 def _drawn(
@@ -125,6 +128,11 @@ def _drawn(
 def _prior(given: str | WeightPrior) -> WeightPrior:
     """Return a prior by name; `sample_units` has an argument of the function's name."""
     return weight_prior(given)
+
+
+def _is_zero(args: Any, kwargs: Any) -> bool:
+    """Tell whether all that the network is given is 0."""
+    return not any(bool(given.any()) for _, given in named_tensors([*args, *kwargs.values()]))
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,19 +69,32 @@ def asked_units(network: nn.Module, units: Units) -> dict[str, list[int]]:
     Raises:
         InputError: No such module, or numbers that are none.
     """
+    if not (units is None or isinstance(units, str | Mapping | Sequence)):
+        raise InputError(
+            f"units = {units!r}: name modules and their units, as in {{'': [0, 1]}} of the output"
+        )
     if units is None or isinstance(units, str):
         units = [units or ""]
     chosen = units if isinstance(units, Mapping) else dict.fromkeys(units, 0)
     found = {}
     for path, some in chosen.items():
         find_layer(network, path)
-        places = [some] if isinstance(some, int) else list(some)
-        if not places or any(isinstance(p, bool) or not isinstance(p, int) for p in places):
-            raise InputError(f"units of {path!r} are {some!r}: give whole numbers, as in [0, 1]")
-        found[path] = places
+        found[path] = _places(path, some)
     if not found:
         raise InputError("units is empty: name a module, as in {'': [0]} for the output")
     return found
+
+
+def _places(path: str, some: Any) -> list[int]:
+    """Return the numbers of the units of a module.
+
+    Raises:
+        InputError: They are none.
+    """
+    places = list(some) if isinstance(some, Iterable) else [some]
+    if not places or any(isinstance(p, bool) or not isinstance(p, Integral) for p in places):
+        raise InputError(f"units of {path!r} are {some!r}: give whole numbers, as in [0, 1]")
+    return [int(place) for place in places]
 
 
 def count_units(

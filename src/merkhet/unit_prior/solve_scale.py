@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -181,7 +183,7 @@ def _by_width(wanted: Target, start: Spec, layer: int, post: bool) -> tuple[Spec
     """Return the spec with the smallest equal width that has at most the value; its gain is 1.
 
     Raises:
-        InputError: No width has, or the narrowest has less already.
+        InputError: No width has, or the narrowest that has the measure has less already.
     """
     if layer == 1 and not post:
         raise InputError(
@@ -192,14 +194,25 @@ def _by_width(wanted: Target, start: Spec, layer: int, post: bool) -> tuple[Spec
         widths, kept = (width,) * len(start.widths), (start.bias_std, start.input_norm)
         return make_spec(widths, start.activation, "he", *kept)
 
-    def measure(width: int) -> float:
+    def told(width: int) -> float:
         return float(_attained(wanted, spec(width), layer, post))
 
+    @functools.cache
+    def measure(width: int) -> float:
+        try:
+            return told(width)
+        except InputError:  # where a narrow layer is 0 too often to have it: it is above all values
+            return math.inf
+
+    narrowest = smallest_width(measure, sys.float_info.max)
+    if narrowest is None:
+        told(WIDEST)  # raises what the measure is refused for
+        raise InputError(f"{wanted} is out of reach: {wanted.measure} is infinite at every width")
     width = smallest_width(measure, wanted.value)
-    if width is None or (width == 1 and measure(1) < wanted.value):
+    if width is None or (width == narrowest and measure(width) < wanted.value):
         raise InputError(
-            f"{wanted} is out of reach: from width 1 to {WIDEST:,} {wanted.measure} goes from "
-            f"{measure(1):.4g} to {measure(WIDEST):.4g}"
+            f"{wanted} is out of reach: from width {narrowest} to {WIDEST:,} {wanted.measure} "
+            f"goes from {told(narrowest):.4g} to {told(WIDEST):.4g}"
         )
     return spec(width), 1.0
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import Activation, activation
 
 HE = math.sqrt(2.0)
+WIDEST = 10**7  # a ReLU layer's law is a sum over its units: half a minute here
 
 
 @dataclass(frozen=True)
@@ -76,28 +81,65 @@ def make_spec(
         bias_std: Standard deviation of a bias.
         input_norm: |x|.
 
+    Widths and scales may be arrays or tensors.
+
     Raises:
-        InputError: A width below 1, a scale that is not finite and positive, x = 0 without a
-            bias (every unit is 0 then), or a wrong number of scales.
+        InputError: A width below 1 or above 1e7, a scale that is not finite and positive, x = 0
+            without a bias (every unit is 0 then), or a wrong number of scales.
     """
-    checked = tuple(_width(width) for width in widths)
+    checked = _widths(widths)
     spread = _stds(checked, weight_std)
-    for what, value in (("bias_std", bias_std), ("input_norm", input_norm)):
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{what} {value!r}: give a finite number from 0 on")
+    bias_std = _size("bias_std", bias_std)
+    input_norm = _size("input_norm", input_norm)
     if input_norm == 0 and bias_std == 0:
         raise InputError(
             "input_norm 0 without a bias: every unit is 0 whatever the weights; give the norm of "
             "an input other than 0, or bias_std above 0"
         )
-    return Spec(checked, activation(given), spread, float(bias_std), float(input_norm))
+    return Spec(checked, activation(given), spread, bias_std, input_norm)
 
 
-def _width(width: int) -> int:
+def _widths(given: Sequence[int]) -> tuple[int, ...]:
+    """Return the widths of the hidden layers, or refuse what is no sequence of such."""
+    listed = _listed(given)
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise InputError(f"widths {given!r}: give one for each hidden layer, as in (100, 100)")
+    return tuple(_width(width) for width in listed)
+
+
+def _width(width: Any) -> int:
     """Return a width that is one."""
-    if isinstance(width, bool) or int(width) != width or width < 1:
-        raise InputError(f"width {width!r}: give whole numbers from 1 on, as in (100, 100)")
-    return int(width)
+    whole = 0 if isinstance(width, str) else _real(width)
+    if isinstance(width, bool) or not (1 <= whole <= WIDEST and whole == int(whole)):
+        raise InputError(
+            f"width {width!r}: give whole numbers from 1 to {WIDEST:,}, as in (100, 100)"
+        )
+    return int(whole)
+
+
+def _size(what: str, given: Any) -> float:
+    """Return a finite number from 0 on."""
+    found = _real(given)
+    if not 0 <= found < math.inf:
+        raise InputError(f"{what} {given!r}: give a finite number from 0 on")
+    return found
+
+
+def _real(given: Any) -> float:
+    """Return a real number as a float, and NaN for what is none."""
+    if isinstance(given, str | bytes):
+        return math.nan
+    try:
+        return float(given)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):  # torch's, of tensors with several entries
+        return math.nan
+
+
+def _listed(given: Any) -> Any:
+    """Return arrays and tensors as lists or numbers, and anything else as it is."""
+    return given.tolist() if isinstance(given, Tensor | np.ndarray) else given
 
 
 def _stds(widths: tuple[int, ...], given: str | float | Sequence[float]) -> tuple[float, ...]:
@@ -107,13 +149,14 @@ def _stds(widths: tuple[int, ...], given: str | float | Sequence[float]) -> tupl
             raise InputError(f"weight_std {given!r}: give 'he', a number, or one for each matrix")
         return (1.0, *(HE / math.sqrt(width) for width in widths))
     count = len(widths) + 1
-    stds = tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),) * count
+    listed = _listed(given)
+    stds = tuple(listed) if isinstance(listed, Iterable) else (listed,) * count
     if len(stds) != count:
         raise InputError(
             f"weight_std has {len(stds)} numbers: {len(widths)} hidden layers have {count} weight "
             "matrices, the output's among them"
         )
     for std in stds:
-        if not (math.isfinite(std) and std > 0):
+        if not 0 < _real(std) < math.inf:
             raise InputError(f"weight_std {std!r}: give finite numbers above 0")
-    return stds
+    return tuple(map(_real, stds))

@@ -20,6 +20,7 @@ from merkhet.unit_prior.tail_sample import Floats, Largest, Samples, read_larges
 METHOD = "stretched exponential"
 POWER = 0.8  # k = n^0.8, as in the bias-reduced estimator: the free amplitude needs many values
 STEEPEST = 500.0  # beta times the largest log y: far beyond a stretched exponential's
+SMALL = 0.15  # a uniform variable gives about 0.1 at any k, weights with Gaussian tails 0.5 or more
 FLATTEST = 1e-4  # beta below which the law is a power law to rounding
 
 
@@ -38,7 +39,8 @@ def stretched_fit(samples: Samples, k: int | None = None) -> TailEstimate:
         power.
 
     Raises:
-        InputError: As in `hill_weibull`, or the values end like a bounded variable's.
+        InputError: As in `hill_weibull`, or the values crowd at a bound more than any stretched
+            exponential's. Of other bounded variables theta is small, and a note says so.
     """
     largest = read_largest(samples)
     return stretched_of(largest, largest.chosen(k, POWER))
@@ -61,6 +63,9 @@ def stretched_of(largest: Largest, k: int) -> TailEstimate:
     spread = scale * float(errors[1]) * math.sqrt(effects[1])
     error = float(errors[0])
     found = with_interval(largest, k, METHOD, theta, error, effects[0], (scale, spread))
+    if theta < SMALL:
+        note = f"theta below {SMALL}: the values may be bounded, and then there is no theta"
+        found = dataclasses.replace(found, notes=(*found.notes, note))
     return _on_log_scale(found)
 
 

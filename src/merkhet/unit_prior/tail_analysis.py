@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from merkhet.core.errors import InputError
@@ -32,8 +33,8 @@ class TailAnalysis:
 
     Attributes:
         estimates: By "hill", "qq", "bias_reduced", "stretched"; one that refused is not in it.
-        refused: Why, by name.
-        curve: theta by threshold, of Hill's estimator.
+        refused: Why, by name; under "curve" that of the curve.
+        curve: theta by threshold, of Hill's estimator; None where it is refused.
         kurtosis: E x^4 / (E x^2)^2 with its 95 % interval; too small for heavy tails.
         quantiles: By p, t with P(|x| > t) = p and its 95 % interval.
         zeros: Share of values that are 0.
@@ -43,7 +44,7 @@ class TailAnalysis:
 
     estimates: Mapping[str, TailEstimate]
     refused: Mapping[str, str]
-    curve: StabilityCurve
+    curve: StabilityCurve | None
     kurtosis: WithInterval
     quantiles: Mapping[float, WithInterval]
     zeros: float
@@ -83,27 +84,41 @@ def tail_analysis(samples: Samples, k: int | None = None) -> TailAnalysis:
             (Hill, QQ) and n^0.8 (bias-reduced, stretched) of n values.
 
     Raises:
-        InputError: As in `hill_weibull`.
+        InputError: The samples or k are none that `hill_weibull` takes, or all values are 0.
     """
     values = absolute(samples)
     largest = largest_of(values)
-    estimates, refused = {}, {}
+    if k is not None:
+        largest.check_range(k)
+    if largest.zeros == largest.size:
+        raise InputError(f"all {largest.size} values are 0: a unit that is dead has no tail")
+    estimates: dict[str, TailEstimate] = {}
+    refused: dict[str, str] = {}
+    curve = None
     for name, power in POWERS.items():
-        count = largest.chosen(k, power)
-        try:
-            estimates[name] = METHODS[name](largest, count)
-        except InputError as error:
-            refused[name] = str(error)
+        with _noted(refused, name):
+            estimates[name] = METHODS[name](largest, largest.chosen(k, power))
+    with _noted(refused, "curve"):
+        curve = curve_of(largest, "hill", even_counts(largest))
     return TailAnalysis(
         estimates=estimates,
         refused=refused,
-        curve=curve_of(largest, "hill", even_counts(largest)),
+        curve=curve,
         kurtosis=kurtosis(values),
         quantiles=quantiles(largest),
         zeros=largest.zeros / largest.size,
         rows=largest.count,
         units=largest.units,
     )
+
+
+@contextmanager
+def _noted(refused: dict[str, str], name: str) -> Iterator[None]:
+    """Note under a name why a sample is refused."""
+    try:
+        yield
+    except InputError as error:
+        refused[name] = str(error)
 
 
 def _row(one: TailEstimate) -> str:

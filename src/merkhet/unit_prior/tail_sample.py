@@ -46,12 +46,11 @@ class Largest:
         """Values in all."""
         return self.count * self.units
 
-    def check(self, k: int) -> int:
-        """Return k if a tail can be read off the k largest values.
+    def check_range(self, k: object) -> None:
+        """Check that k is a whole number from 20 to a quarter of all values.
 
         Raises:
-            InputError: k is too small or too large, or there are too few values above 0, or too
-                few different ones.
+            InputError: It is not.
         """
         last = self.size // PART
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not LEAST <= k <= last:
@@ -59,6 +58,15 @@ class Largest:
                 f"k = {k!r}: give a whole number from {LEAST} to {last}, a quarter of the "
                 f"{self.size} values"
             )
+
+    def check(self, k: int) -> int:
+        """Return k if a tail can be read off the k largest values.
+
+        Raises:
+            InputError: k is too small or too large, or there are too few values above 0, or too
+                few different ones.
+        """
+        self.check_range(k)
         above = self.size - self.zeros
         if above <= k:
             smaller = f"k below {above}, or " if above > LEAST else ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from merkhet.core.errors import choose
+from merkhet.core.errors import InputError, choose
 from merkhet.unit_prior.bias_reduced import bias_reduced_of
 from merkhet.unit_prior.hill import hill_of, qq_of
 from merkhet.unit_prior.stretched import stretched_of
@@ -60,7 +60,7 @@ class StabilityCurve:
 
 
 def tail_stability(
-    samples: Samples, method: str = "hill", ks: Sequence[int] | None = None
+    samples: Samples, method: str = "hill", ks: Sequence[int] | Tensor | None = None
 ) -> StabilityCurve:
     """Return an estimate of theta for each of several k, to see how it hangs on the threshold.
 
@@ -71,11 +71,24 @@ def tail_stability(
             values, evenly spaced in log k.
 
     Raises:
-        InputError: As in `hill_weibull`, or no such method.
+        InputError: As in `hill_weibull`, no such method, or ks that are none.
     """
     choose("method", method, METHODS)
     largest = read_largest(samples)
-    return curve_of(largest, method, even_counts(largest) if ks is None else ks)
+    return curve_of(largest, method, even_counts(largest) if ks is None else _listed(ks))
+
+
+def _listed(ks: object) -> list[int]:
+    """Return several k as a list.
+
+    Raises:
+        InputError: There are none, or they are no whole numbers.
+    """
+    given = ks.tolist() if isinstance(ks, Tensor | np.ndarray) else ks
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    if not found or not all(isinstance(k, int | np.integer) for k in found):
+        raise InputError(f"ks = {ks!r}: give whole numbers, as in [20, 50, 100]")
+    return found
 
 
 def even_counts(largest: Largest, points: int = POINTS) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from merkhet.unit_prior.mellin_radii import EPS, LOG_2
 from merkhet.unit_prior.spec import Spec
 
 Number = tuple[float, float]  # a value and its error, absolute
+LARGEST_LOG = math.log(1.79e308)
 
 
 class UnitLaw(Protocol):
@@ -67,8 +68,8 @@ class PlainLaw:
     def spread(self) -> tuple[Number, Number]:
         """Return the standard deviation and the kurtosis."""
         (second, off), (fourth, away) = self.law.log_moment(2.0), self.law.log_moment(4.0)
-        std, kurtosis = math.exp(second / 2), math.exp(fourth - 2 * second)
-        return (std, std * off), (kurtosis, kurtosis * (away + 2 * off))
+        kurtosis = exponential(fourth - 2 * second, away + 2 * off)
+        return exponential(second / 2, off), kurtosis
 
 
 class ActivatedLaw:
@@ -89,7 +90,10 @@ class ActivatedLaw:
 
     def log_survival(self, t: Floats) -> WithError:
         """Return log P(|u| > t), t > 0 of any shape, and its error."""
-        return _half_sum([self.law.log_survival(t / size) for size in self.sizes], t)
+        plain = PlainLaw(self.law)
+        with np.errstate(over="ignore", under="ignore"):
+            levels = [t / size for size in self.sizes]  # where they overflow, log P is -inf
+        return _half_sum([log_survival_from_zero(plain, level) for level in levels], t)
 
     def log_density(self, u: Floats) -> WithError:
         """Return the log density at u and its error; -inf where phi takes no such value."""
@@ -97,7 +101,9 @@ class ActivatedLaw:
         positive = u >= 0
         for slope, sign in zip(self.slopes, (-1, 1), strict=True):
             if slope:
-                value, error = _density(self.law, np.abs(u / slope))
+                with np.errstate(over="ignore", under="ignore"):
+                    level = np.abs(u / slope)
+                value, error = _density(self.law, level)
                 reached = positive if slope * sign > 0 else ~positive
                 value = np.where(reached, value - math.log(abs(slope)) + LOG_2, -np.inf)
                 parts.append((value, error))
@@ -118,21 +124,27 @@ class ActivatedLaw:
         half, (below, above) = logs[1] / 2, self.slopes
         return central_moments(
             [
-                math.exp(log - k * half) * (above**k + (-below) ** k) / 2
+                exponential(log - k * half, 0.0)[0] * (above**k + (-below) ** k) / 2
                 for k, log in enumerate(logs, 1)
             ],
             max(errors) * 5,
-            math.exp(half),
+            half,
         )
 
 
-def central_moments(moments: list[float], error: float, scale: float) -> tuple[Number, Number]:
+def exponential(log: float, error: float) -> Number:
+    """Return the number with a log, inf where it is none in float64, and its error."""
+    value = math.exp(log) if log < LARGEST_LOG else math.inf
+    return value, value * error if math.isfinite(value) else 0.0
+
+
+def central_moments(moments: list[float], error: float, log_scale: float) -> tuple[Number, Number]:
     """Return the standard deviation and the kurtosis from E u, E u^2, E u^3, E u^4.
 
     Args:
         moments: Of u over the scale.
         error: Relative, of each.
-        scale: The scale.
+        log_scale: The log of the scale.
     """
     m1, m2, m3, m4 = moments
     variance = m2 - m1 * m1
@@ -141,9 +153,11 @@ def central_moments(moments: list[float], error: float, scale: float) -> tuple[N
         return (0.0, 0.0), (math.nan, math.nan)
     off = (error + 4 * EPS) * (m2 + 2 * m1 * m1) / variance
     sizes = m4 + 8 * abs(m1 * m3) + 18 * m1 * m1 * m2 + 12 * m1**4
+    if not math.isfinite(sizes):
+        return exponential(log_scale + math.log(variance) / 2, off), (math.inf, 0.0)
+    std, kurtosis = exponential(log_scale + math.log(variance) / 2, off), fourth / variance**2
     away = (error + 8 * EPS) * sizes / fourth
-    std, kurtosis = scale * math.sqrt(variance), fourth / variance**2
-    return (std, std * off), (kurtosis, kurtosis * (away + 2 * off))
+    return std, (kurtosis, kurtosis * (away + 2 * off))
 
 
 class UnitLaws:
