@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from merkhet.core.errors import InputError
 from merkhet.unit_prior.mellin import Chain, Line, Rough
 
 HIGHEST = 1e300  # c beyond which nothing is told apart
@@ -129,6 +130,9 @@ def near_saddle(transform: Chain | Rough, side: Side, y: float, start: float) ->
         side: The integral.
         y: log t.
         start: A first c.
+
+    Raises:
+        InputError: The saddlepoint is no float64 apart from the pole.
     """
     low, high = (-math.inf, 0.0), (math.inf, 0.0)  # u and its gap
     u = side.coordinate(start, transform.pole)
@@ -140,7 +144,13 @@ def near_saddle(transform: Chain | Rough, side: Side, y: float, start: float) ->
             return line
         low, high = ((u, gap), high) if gap > 0 else (low, (u, gap))
         if math.isinf(low[0]) or math.isinf(high[0]):
-            step = gap / (slope * side.speed(line.c, transform.pole))
+            speed = slope * side.speed(line.c, transform.pole)
+            if not speed > 0:
+                raise InputError(
+                    f"the density of these units together at log t = {y:.4g}, less the log of the "
+                    "scale, lies at a pole and is not computed in float64: ask for fewer units"
+                )
+            step = gap / speed
             u += min(max(step, -STRIDE), STRIDE)
         else:
             share = 0.5 if turn % 2 else low[1] / (low[1] - high[1])

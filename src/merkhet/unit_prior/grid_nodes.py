@@ -18,7 +18,7 @@ PROBED = 60.0  # kinks are looked for at |u| below
 CELL = math.pi / 200  # of the first look, so that no kink at a round number is a cell's middle
 HALVINGS = 26
 SLOPE_JUMP = 1e-4
-SMALLEST = 20  # panels [4^-k, 4^(1-k)] about 0
+SMALLEST, ALONE = 20, 200  # panels [4^-k, 4^(1-k)] about 0; for a square that is not summed
 PANEL = 0.5  # width of the others, in standard deviations
 LEAST = 1e-300  # squares that are 0 in floating point only
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -103,7 +103,9 @@ def flat_parts(activation: Activation) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def squares(activation: Activation, variance: float, reach: float, order: int) -> Squares:
+def squares(
+    activation: Activation, variance: float, reach: float, order: int, *, alone: bool = False
+) -> Squares:
     """Return the law of phi(sqrt(variance) z)^2 at Gauss-Legendre nodes of panels.
 
     Panels end where phi bends, are geometric about z = 0, where a unit of large variance has its
@@ -114,9 +116,11 @@ def squares(activation: Activation, variance: float, reach: float, order: int) -
         variance: Of the unit, above 0.
         reach: Largest |z|.
         order: Nodes of a panel.
+        alone: Whether X is not summed with others, so that its smallest values tell.
     """
     root = math.sqrt(variance)
-    z, weight = _panels(tuple(kink / root for kink in kinks(activation)), reach, order)
+    breaks = [kink / root for kink in kinks(activation)]
+    z, weight = _panels(breaks, reach, order, ALONE if alone else SMALLEST)
     value = np.maximum(evaluate(activation, root * z) ** 2, LEAST)
     flat = np.zeros(z.shape, dtype=bool)
     for low, high in flat_parts(activation):
@@ -126,10 +130,10 @@ def squares(activation: Activation, variance: float, reach: float, order: int) -
     return Squares(value[~flat], log_weight[~flat], zero)
 
 
-def _panels(breaks: tuple[float, ...], reach: float, order: int) -> tuple[Floats, Floats]:
+def _panels(breaks: list[float], reach: float, order: int, smallest: int) -> tuple[Floats, Floats]:
     """Return nodes and weights of the integral dz over [-reach, reach]."""
     outer = np.arange(1.0, reach + PANEL, PANEL)
-    inner = 4.0 ** -np.arange(1.0, SMALLEST + 1)
+    inner = 4.0 ** -np.arange(1.0, smallest + 1)
     half = np.concatenate([inner, [0.5], outer])
     own = [place for place in breaks if abs(place) < half.max()]
     edges = np.unique(np.concatenate([-half, [0.0], half, own]))

@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import numpy as np
 
+from merkhet.core.errors import InputError
 from merkhet.unit_prior.grid_payoffs import Payoff, Places
-from merkhet.unit_prior.grid_step import Resolution, Steps, Window
+from merkhet.unit_prior.grid_step import Steps
+from merkhet.unit_prior.grid_windows import Window
 from merkhet.unit_prior.law import Floats
 from merkhet.unit_prior.spec import Spec
 
 Function = Callable[[Floats, Places], Floats]  # log q (k,), which (m,) -> log F (k, m)
 CANCELLED = 0.1  # what must be left of a sum of masses of both signs
 BELOW = 60.0  # what is less likely than all that counts by that factor's log is cut off
+RANGE = 300.0  # of |log q|
 MARGIN = 4  # grid points beyond a range
 
 
@@ -58,31 +61,38 @@ class Recursion:
     Args:
         spec: The chain.
         layer: Of the unit, from 2.
-        resolution: How fine and how far.
+        steps: Laws of the steps, of a resolution.
+        lower: Events rarer than e^-lower in the lower tail are left out.
+
+    Raises:
+        InputError: A layer's variance may leave what float64 holds.
     """
 
-    def __init__(self, spec: Spec, layer: int, resolution: Resolution) -> None:
+    def __init__(self, spec: Spec, layer: int, steps: Steps, lower: float) -> None:
         self.spec = spec
         self.layer = layer
-        self.resolution = resolution
-        self.steps = Steps(spec.activation, resolution, bias=spec.bias_std > 0)
-        self.log_start = math.log(first_variance(spec))
+        self.steps = steps
+        self.resolution = steps.resolution
+        self.lower = lower
+        self.log_start = _in_range(spec, log_first_variance(spec))
         self._grids: dict[int, Floats] = {}
 
     def log_mean(self, payoff: Payoff) -> Floats:
         """Return log E payoff(q_layer), (m,)."""
         later: Function = payoff
-        most = 0.0 if payoff.increasing else math.inf
         for j in range(self.layer - 1, 1, -1):
-            grid = self.grid(j)
-            values = np.stack([self._step(j, x, later, payoff) for x in grid])
-            later = Spline(grid, self._floored(values), most)
+            values = np.empty((len(self.grid(j)), len(payoff)))
+            for row, x in zip(values, self.grid(j).tolist(), strict=True):
+                row[:] = self._step(j, x, later, payoff)
+                self.steps.trim()
+            most = 0.0 if payoff.increasing else math.inf
+            later = Spline(self.grid(j), self._floored(values), most)
         return self._step(1, self.log_start, later, payoff)
 
     def _floored(self, values: Floats) -> Floats:
         """Return log F with what is too small to matter, and may be rounding, cut off, (k, m)."""
         top = np.maximum(values.max(axis=0), -1e300)
-        floor: Floats = top - self.resolution.cost - self.resolution.lower - BELOW
+        floor: Floats = top - self.resolution.cost - self.lower - BELOW
         found: Floats = np.maximum(values, floor)
         return found
 
@@ -91,6 +101,7 @@ class Recursion:
         if j not in self._grids:
             h = self.resolution.spacing
             low, high = (self._extreme(j, lower=lower) for lower in (True, False))
+            low, high = max(low, -RANGE), _in_range(self.spec, high)
             first, last = math.floor(low / h) - MARGIN, math.ceil(high / h) + MARGIN
             self._grids[j] = h * np.arange(first, last + 1, dtype=np.float64)
         return self._grids[j]
@@ -98,16 +109,14 @@ class Recursion:
     def _extreme(self, j: int, *, lower: bool) -> float:
         """Return log q_j where each layer before has an equal share of the rarest event's cost."""
         h = self.resolution.spacing
-        share = (self.resolution.lower if lower else self.resolution.cost) / (j - 1)
+        share = (self.lower if lower else self.resolution.cost) / (j - 1)
         x = self.log_start
         for i in range(1, j):
             law, shift = self.steps.law(self.spec.widths[i - 1], h * round(x / h))
-            if law.ladder[0].point:
-                x = self._next(i, np.log([law.ladder[0].mean]) + shift)[0]
-            else:
-                mean = law.ladder.reached(share, lower=lower)
-                x = self._next(i, np.log([mean]) + shift)[0]
-        return float(x)
+            ladder = law.windows.ladder
+            mean = ladder[0].mean if ladder[0].point else ladder.reached(share, lower=lower)
+            x = float(self._next(i, np.log([mean]) + shift)[0])
+        return x
 
     def _next(self, j: int, log_a: Floats) -> Floats:
         """Return log q_(j+1) for log A of layer j, of its shape."""
@@ -120,9 +129,7 @@ class Recursion:
     def _step(self, j: int, log_q: float, later: Function, payoff: Payoff) -> Floats:
         """Return log F_j at one q, (m,)."""
         law, shift = self.steps.law(self.spec.widths[j - 1], float(log_q))
-        if law.squares.value.size == 0 or law.ladder[0].mean == 0:
-            return np.full(len(payoff), payoff.at_zero)
-        windows = law.windows(both=not payoff.increasing)
+        windows = law.windows.down_to(0.0 if payoff.increasing else self.lower)
         best, found = self._peaks(windows, shift, j, later, len(payoff))
         for number in np.unique(best):
             members = np.flatnonzero(best == number)
@@ -146,9 +153,25 @@ class Recursion:
         return best, value[best, np.arange(count)]
 
 
-def first_variance(spec: Spec) -> float:
-    """Return the variance of a unit of the first layer."""
-    return (spec.weight_std[0] * spec.input_norm) ** 2 + spec.bias_std**2
+def log_first_variance(spec: Spec) -> float:
+    """Return the log of the variance of a unit of the first layer, finite for any scales."""
+    parts = (spec.weight_std[0], spec.input_norm), (spec.bias_std,)
+    logs = [2.0 * sum(math.log(x) if x else -math.inf for x in part) for part in parts]
+    return float(np.logaddexp(logs[0], logs[1]))
+
+
+def _in_range(spec: Spec, log_q: float) -> float:
+    """Return the log of a variance that float64 holds with its powers.
+
+    Raises:
+        InputError: It does not.
+    """
+    if abs(log_q) > RANGE and not spec.activation.homogeneous:
+        raise InputError(
+            f"a unit's standard deviation may come to 1e{log_q / 4.605:.0f}: the grid holds 1e-65 "
+            "to 1e65; give an input norm, a bias and weights of more usual size"
+        )
+    return log_q
 
 
 def _summed(exponent: Floats, mass: Floats) -> tuple[Floats, Floats]:

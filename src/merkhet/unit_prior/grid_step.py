@@ -18,13 +18,13 @@ from merkhet.unit_prior.grid_lattice import (
     long,
     point_measure,
 )
-from merkhet.unit_prior.grid_nodes import Squares, squares
-from merkhet.unit_prior.grid_tilts import CAPPED, Ladder, Tilt, capped
+from merkhet.unit_prior.grid_nodes import squares
+from merkhet.unit_prior.grid_windows import Window, Windows
 
-JUMP = 3.0  # of means of neighbouring tilts, above which there are capped laws between
-CAPS = 1.6  # ratio of their caps
 FADE = 1.4  # a capped law fades into the next over 1 / 1.96 of its cap
 LEFT = 1e-9  # tilted mass about 0 that is worth a finer lattice
+DEEP = 25.0  # -log of the least lower tail that is
+MOST = 20_000_000  # nodes kept, 24 bytes each
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,17 @@ class Resolution:
         fineness: Lattice spacing in units of the narrowest integrand, for a single square.
         order: Gauss-Legendre nodes of a panel.
         cost: Events rarer than e^-cost in the upper tail are left out.
-        lower: The same in the lower tail.
     """
 
     spacing: float
     fineness: float
     order: int
     cost: float
-    lower: float
 
     @property
     def reach(self) -> float:
         """Return the largest |z| of a unit."""
         return math.sqrt(2 * (self.cost + 60))
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A law of squares and a tilt of their sum's.
-
-    Attributes:
-        squares: All of them, or those up to a cap.
-        tilt: With the mean about which it is precise.
-        cap: The largest square kept.
-    """
-
-    squares: Squares
-    tilt: Tilt
-    cap: float = math.inf
 
 
 class StepLaw:
@@ -89,13 +72,12 @@ class StepLaw:
         self.width = width
         self.resolution = resolution
         self.keep_zero = keep_zero
-        self.squares = squares(activation, variance, resolution.reach, resolution.order)
-        self.log_dead = width * math.log(self.squares.zero) if self.squares.zero else -math.inf
-        self.ladder = Ladder(self.squares, width)
+        found = squares(activation, variance, resolution.reach, resolution.order, alone=width == 1)
+        self.log_dead = width * math.log(found.zero) if found.zero else -math.inf
+        self.windows = Windows(found, width, resolution.cost)
+        self.size = 0
         self._measures: dict[Window, Measure] = {}
         self._fine: dict[Window, Measure] = {}
-        self._windows: dict[bool, tuple[Window, ...]] = {}
-        self._above: tuple[Window, ...] | None = None
 
     @property
     def spacing(self) -> float:
@@ -107,58 +89,27 @@ class StepLaw:
         narrowest = 1 / math.sqrt(self.resolution.cost)
         return float(self.resolution.fineness * narrowest * self.width ** (-1 / 3))
 
-    def windows(self, *, both: bool) -> tuple[Window, ...]:
-        """Return tilted laws by rising mean, of the upper half or of both."""
-        if both not in self._windows:
-            self._windows[both] = self._lower() + self._upper() if both else self._upper()
-        return self._windows[both]
-
-    def _upper(self) -> tuple[Window, ...]:
-        """Return the prior's law and tilts upwards, capped laws where their means jump."""
-        if self._above is None:
-            last = 0 if self.ladder[0].point else self.ladder.top(self.resolution.cost)
-            found: list[Window] = []
-            for rung in range(last + 1):
-                window = Window(self.squares, self.ladder[rung])
-                if found and self.width > 1:
-                    found += self._between(found[-1].tilt, window.tilt)
-                found.append(window)
-            self._above = tuple(found)
-        return self._above
-
-    def _between(self, low: Tilt, high: Tilt) -> list[Window]:
-        """Return capped laws with means between those of two tilts, if these are far apart."""
-        if high.mean < JUMP * low.mean:
-            return []
-        count = math.ceil(math.log(high.mean / low.mean) / math.log(CAPS))
-        found = []
-        for cap in low.mean / CAPPED * np.geomspace(1.0, high.mean / low.mean, count + 1)[1:-1]:
-            below, tilt = capped(self.squares, self.width, float(cap), low.theta)
-            if low.mean < tilt.mean < high.mean:
-                found.append(Window(below, tilt, float(cap)))
-        return sorted(found, key=lambda window: window.tilt.mean)
-
-    def _lower(self) -> tuple[Window, ...]:
-        """Return tilts downwards."""
-        if self.ladder[0].point:
-            return ()
-        rungs = range(self.ladder.bottom(self.resolution.lower), 0)
-        return tuple(Window(self.squares, self.ladder[rung]) for rung in rungs)
-
     def measure(self, window: Window) -> Measure:
         """Return the law under a tilt, made once; beyond a cap, of the next window."""
         if window not in self._measures:
             found = self._refined(window)
             if window.cap < math.inf:
-                after = self.measure(self._after(window))
+                after = self.measure(self.windows.after(window))
                 found = joined(found, after, window.cap / FADE, FADE)
             self._measures[window] = found
+            self.size += len(found.mass)
         return self._measures[window]
+
+    def forget(self) -> None:
+        """Drop the measures made, for their memory."""
+        self._measures.clear()
+        self._fine.clear()
+        self.size = 0
 
     def _refined(self, window: Window) -> Measure:
         """Return a window's law with finer lattices towards 0, if there is mass to be told apart.
 
-        Once more the law of a sum is the same whatever tilt or cap it was computed under.
+        The law of a sum is one, whatever tilt or cap it is computed under.
         """
         if window not in self._fine:
             self._fine[window] = self._toward_zero(window)
@@ -184,14 +135,9 @@ class StepLaw:
             return coarse  # the finer lattice does not reach so far
         return joined(fine, coarse, middle, 2.0)
 
-    def _after(self, window: Window) -> Window:
-        """Return the next law with a larger mean."""
-        windows = self.windows(both=False)
-        return windows[windows.index(window) + 1]
-
     def _below(self, most: float) -> Window | None:
         """Return a law whose mean is 1 to 4 times smaller than `most`, from few that many share."""
-        windows = self.windows(both=True)
+        windows = self.windows.down_to(DEEP)
         means = [window.tilt.mean for window in windows]
         for n in range(bisect.bisect_right(means, most) - 1, 0, -1):
             if _quarter(means[n - 1]) < _quarter(means[n]):
@@ -234,3 +180,9 @@ class Steps:
                 keep_zero=self.bias,
             )
         return self._laws[key], shift
+
+    def trim(self) -> None:
+        """Forget measures when they take too much memory; they are made again."""
+        if sum(law.size for law in self._laws.values()) > MOST:
+            for law in self._laws.values():
+                law.forget()
