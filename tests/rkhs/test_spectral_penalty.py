@@ -132,13 +132,15 @@ def test_only_the_excess_over_the_target_counts() -> None:
     assert not model[1].weight.grad.any()
 
 
-def test_vectors_follow_weights_that_move_as_in_training() -> None:
+def test_vectors_follow_weights_that_move_as_in_training(generator: torch.Generator) -> None:
     layer, shape = copy.deepcopy(CASES["conv2d"][0]).double(), CASES["conv2d"][1]
     penalty, x = SpectralPenalty(), torch.zeros(1, *shape).double()
-    way = torch.randn(layer.weight.shape).double() * 0.002
+    size = layer.weight.shape
+    way = torch.randn(size, generator=generator).double() * 0.002
     errors = []
     for _ in range(120):
-        layer.weight.data.add_(way + 0.002 * torch.randn(way.shape).double())
+        step = torch.randn(size, generator=generator).double() * 0.002
+        layer.weight.data.add_(way + step)
         sigma = penalty(layer, x)[0].detach().sqrt()
         errors.append(float(1 - sigma / torch.linalg.matrix_norm(dense(layer, shape), ord=2)))
     assert min(errors) > -1e-12  # from below

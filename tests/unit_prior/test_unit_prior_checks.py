@@ -133,7 +133,7 @@ def test_units_that_are_always_off_are_counted(undrawn) -> None:
     shares = [1 - float((copy[0](subject.inputs).amax(0) > 0).double().mean()) for copy in fresh()]
     assert section.figures["dead_units(fresh,0)"] == pytest.approx(sum(shares) / len(shares))
     assert names(section) == ["dead_units(0)"]
-    assert "died in training" in section.findings[0].remedy
+    assert "died since" in section.findings[0].remedy
     # The output of a chain of these widths is 0 with probability 1 - (1 - 2^-8)^2.
     assert section.figures["dead_units(layer_off)"] == pytest.approx(1 - (1 - 2**-8) ** 2)
 

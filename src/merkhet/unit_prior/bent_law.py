@@ -54,6 +54,8 @@ class BentLaw:
     def log_survival(self, t: Floats) -> WithError:
         """Return log P(|phi(g)| > t), t from 0 on, of any shape, and its error."""
         flat = np.asarray(t, np.float64).reshape(-1)
+        if not flat.size:
+            return np.empty(np.shape(t)), np.empty(np.shape(t))
         pieces = [
             [pair for side in exceedances(self.activation, one) for pair in side]
             for one in flat.tolist()

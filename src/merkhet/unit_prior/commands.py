@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merkhet.core.errors import InputError
+from merkhet.core.options import check_run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,8 +75,8 @@ def analyze(
     """
     from merkhet.unit_prior.analyze import analyze as analysed
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: give a folder")
+    if out is not None:
+        check_run_folder(out)
     paths = None if places is None else [path.strip() for path in places.split(",")]
     if model is None:
         if prior != "gaussian" or data is not None:

@@ -52,8 +52,10 @@ def _inside(law: Survival, log_p: Floats) -> WithError:
     low, high = _bracket(law, target)
     small, large = low == LOWEST, high == HIGHEST
     # An end is looked at only where the bracket reached it: that far out answers are dear.
-    small[small] = _gap(law, low[small], target[small]) > 0
-    large[large] = _gap(law, high[large], target[large]) < 0
+    if small.any():
+        small[small] = _gap(law, low[small], target[small]) > 0
+    if large.any():
+        large[large] = _gap(law, high[large], target[large]) < 0
     value, error = np.where(large, np.inf, 0.0), np.where(small, LEAST, 0.0)
     there = ~(small | large)
     if there.any():

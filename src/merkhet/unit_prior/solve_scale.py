@@ -51,6 +51,7 @@ class Scale:
         bias = self.spec.bias_std
         drawn = f".normal_(0.0, {bias:.10g})" if bias else ".zero_()"
         lines = [
+            f"# for inputs of l2 norm {self.spec.input_norm:g}: the first layer's scale is by it",
             f"stds = ({', '.join(f'{std:.10g}' for std in self.weight_std)},)",
             "layers = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]",
             "with torch.no_grad():",

@@ -65,7 +65,7 @@ def tail_stability(
     """Return an estimate of theta for each of several k, to see how it hangs on the threshold.
 
     Args:
-        samples: As in `hill_weibull`.
+        samples: (n,) or (n, units), as in `hill_weibull`.
         method: "hill", "qq", "bias_reduced" or "stretched".
         ks: How many of the largest values to use; by default 24 from 20 to a quarter of all
             values, evenly spaced in log k.

@@ -160,8 +160,8 @@ def _findings(
 ) -> tuple[Finding, ...]:
     """Find layers with dead units: more than fresh ones have, or fresh ones that have many."""
     worst = max(now, key=lambda path: now[path])
-    usual = _mean(fresh[worst])
-    died = now[worst] > 2 * max(fresh[worst])
+    usual, most = _mean(fresh[worst]), max(fresh[worst])
+    died = now[worst] > 2 * most
     if now[worst] < MANY or not (died or usual >= MANY):
         return ()
     remedy, code = _remedy(subject, died)
@@ -169,9 +169,10 @@ def _findings(
         Finding(
             name=f"dead_units({worst})",
             value=now[worst],
-            sentence=f"{now[worst]:.0%} of the units of {worst} are 0 for every input of the "
-            "sample: no gradient reaches their weights, and they cost what others cost.",
-            yardstick=f"freshly initialised networks: {usual:.0%}, of which training revives few",
+            sentence=f"{now[worst]:.0%} of the units are 0 for every input of the sample "
+            f"after the ReLU at {worst}: no gradient reaches their weights, and they cost what "
+            "others cost.",
+            yardstick=f"freshly initialised networks: {usual:.0%} on average, {most:.0%} at most",
             remedy=remedy,
             code=code,
             weight=min(0.8, 0.2 + now[worst] * (0.8 if died else 0.5)),
@@ -183,8 +184,8 @@ def _remedy(subject: Subject, died: bool) -> tuple[str, str]:
     """Return what to do about dead units, in words and as a line."""
     if died:
         return (
-            "They died in training: a lower learning rate, a warm-up, or a slope below 0 keeps "
-            "units alive.",
+            "In fresh networks they are alive, so they died since: a lower learning rate, a "
+            "warm-up, or a slope below 0 keeps units alive.",
             "torch.nn.LeakyReLU(0.1)  # in place of torch.nn.ReLU()",
         )
     prepared = "preprocess(inputs[:1])" if subject.kind != "tokens" else "inputs[:1]"
