@@ -125,12 +125,14 @@ def thinned(mass: Floats, low: int, mean: float) -> Floats:
 
 def _power(one: Floats, zero: float, width: int) -> Floats:
     """Return the masses of a sum off its atom at 0, (zero + one)^width - zero^width, (size,)."""
-    transform = np.fft.rfft(one)
+    from scipy.fft import irfft, rfft
+
+    transform = rfft(one)
     if zero > 0.5:
         power = zero**width * np.expm1(width * np.log1p(transform / zero))
     else:
         power = (transform + zero) ** width - zero**width
-    found: Floats = np.fft.irfft(power, len(one))
+    found: Floats = irfft(power, len(one))
     return found
 
 
@@ -151,17 +153,13 @@ def long(tilt: Tilt, spacing: float) -> bool:
     return _extent(tilt, spacing)[0] > spacing * tilt.mean
 
 
-def direct_measure(squares: Squares, tilt: Tilt, *, keep_zero: bool) -> Measure:
-    """Return the law of a single square under a tilt, at its own nodes."""
-    least = np.finfo(np.float64).tiny
-    a = np.maximum(squares.value, least)
-    log_a, (mass, zero, _) = np.log(a), masses(squares, tilt.theta)
-    mass, zero = mass / (1 - zero), zero / (1 - zero)
-    if keep_zero and zero:
-        a, log_a = np.append(a, 0.0), np.append(log_a, -np.inf)
-        mass = np.append(mass, zero)
-    good = mass > NEGLIGIBLE * NEGLIGIBLE * mass.max()
-    return Measure(log_a[good], mass[good], tilt.theta * a[good] - tilt.log_mgf)
+def direct_measure(squares: Squares, *, keep_zero: bool) -> Measure:
+    """Return the law of a single square at its own nodes, all of it in the exponents."""
+    log_a, exponent = np.log(squares.value), -squares.log_weight
+    if keep_zero and squares.zero:
+        log_a = np.append(log_a, -np.inf)
+        exponent = np.append(exponent, -math.log(squares.zero))
+    return Measure(log_a, np.ones(log_a.shape), exponent)
 
 
 def point_measure(tilt: Tilt) -> Measure:

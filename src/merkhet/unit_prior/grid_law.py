@@ -20,7 +20,7 @@ COST, LOWER = 750.0, 25.0  # -log of the rarest events looked at first, in the t
 GROW, LEVELS = 8.0, 4  # each level looks that much further
 CLOSE = 40.0  # an answer nearer than that to the rarest event is asked of the next level
 LOWEST = 400.0  # most that is asked of the lower tail
-ROUNDING = 1e-13
+UNTOLD = 1e-8  # relative: two resolutions may agree by chance, not all along below it
 FINE, COARSE = (0.1, 0.35, 14), (0.15, 0.55, 10)  # log q spacing, lattice fineness, panel nodes
 
 
@@ -143,7 +143,7 @@ class GridLaw:
         )
         with np.errstate(invalid="ignore"):
             apart = np.where(fine == coarse, 0.0, np.abs(fine - coarse))
-        return fine, apart + ROUNDING * (1 + np.abs(fine))
+        return fine, apart + UNTOLD * (1 + np.abs(fine))
 
     def _recursion(self, how: tuple[float, float, int], level: int, lower: float) -> Recursion:
         """Return the recursion of a resolution, made once; they share the laws of steps."""

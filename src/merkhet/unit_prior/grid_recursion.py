@@ -81,20 +81,26 @@ class Recursion:
         """Return log E payoff(q_layer), (m,)."""
         later: Function = payoff
         for j in range(self.layer - 1, 1, -1):
-            values = np.empty((len(self.grid(j)), len(payoff)))
-            for row, x in zip(values, self.grid(j).tolist(), strict=True):
-                row[:] = self._step(j, x, later, payoff)
-                self.steps.trim()
             most = 0.0 if payoff.increasing else math.inf
-            later = Spline(self.grid(j), self._floored(values), most)
+            later = Spline(self.grid(j), self._values(j, later, payoff), most)
         return self._step(1, self.log_start, later, payoff)
 
-    def _floored(self, values: Floats) -> Floats:
-        """Return log F with what is too small to matter, and may be rounding, cut off, (k, m)."""
-        top = np.maximum(values.max(axis=0), -1e300)
-        floor: Floats = top - self.resolution.cost - self.lower - BELOW
-        found: Floats = np.maximum(values, floor)
-        return found
+    def _values(self, j: int, later: Function, payoff: Payoff) -> Floats:
+        """Return log F_j on its grid, (k, m); what is too small to matter is cut off.
+
+        So far down it may be rounding, and a function that rises with q is so further down too.
+        """
+        grid = self.grid(j)
+        found = np.full((len(grid), len(payoff)), -np.inf)
+        depth = self.resolution.cost + self.lower + BELOW
+        for row in range(len(grid) - 1, -1, -1):
+            found[row] = self._step(j, float(grid[row]), later, payoff)
+            self.steps.trim()
+            if payoff.increasing and (found[row] < found.max(axis=0) - depth).all():
+                break
+        top = np.maximum(found.max(axis=0), -1e300)
+        cut: Floats = np.maximum(found, top - depth)
+        return cut
 
     def grid(self, j: int) -> Floats:
         """Return grid points of log q_j for what is likely enough, (k,)."""

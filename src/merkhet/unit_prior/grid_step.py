@@ -90,12 +90,11 @@ class StepLaw:
         return float(self.resolution.fineness * narrowest * self.width ** (-1 / 3))
 
     def measure(self, window: Window) -> Measure:
-        """Return the law under a tilt, made once; beyond a cap, of the next window."""
+        """Return the law under a tilt, made once, with what other windows know beyond its reach."""
         if window not in self._measures:
-            found = self._refined(window)
-            if window.cap < math.inf:
-                after = self.measure(self.windows.after(window))
-                found = joined(found, after, window.cap / FADE, FADE)
+            found, after = self._refined(window), self.windows.after(window)
+            if after is not None:
+                found = joined(found, self.measure(after), *_fading(window, after))
             self._measures[window] = found
             self.size += len(found.mass)
         return self._measures[window]
@@ -120,7 +119,7 @@ class StepLaw:
         if tilt.point:
             return point_measure(tilt)
         if self.width == 1:
-            return direct_measure(window.squares, tilt, keep_zero=self.keep_zero)
+            return direct_measure(window.squares, keep_zero=self.keep_zero)
         coarse = lattice_measure(
             window.squares, self.width, tilt, self.spacing, keep_zero=self.keep_zero
         )
@@ -143,6 +142,14 @@ class StepLaw:
             if _quarter(means[n - 1]) < _quarter(means[n]):
                 return windows[n]
         return None
+
+
+def _fading(window: Window, after: Window) -> tuple[float, float]:
+    """Return where one law goes over into the next: the middle, and the ratio of the end to it."""
+    if window.cap < math.inf:
+        return window.cap / FADE, FADE
+    low, high = window.tilt.mean, after.tilt.mean
+    return math.sqrt(low * high), math.sqrt(high / low)
 
 
 def _quarter(mean: float) -> int:

@@ -11,6 +11,7 @@ from merkhet.unit_prior.grid_nodes import Squares
 from merkhet.unit_prior.grid_tilts import CAPPED, Ladder, Tilt, capped
 
 JUMP = 3.0  # of means of neighbouring tilts, above which there are capped laws between
+BROAD, SKIP = 0.4, 3.0  # relative standard deviation, ratio of means
 CAPS = 1.6  # ratio of their caps
 
 
@@ -47,29 +48,44 @@ class Windows:
         self._rungs: dict[int, Window] = {}
 
     def upper(self) -> tuple[Window, ...]:
-        """Return the prior's law and tilts upwards, with capped laws where their means jump."""
+        """Return the prior's law and tilts upwards, with capped laws where their means jump.
+
+        A single square needs no tilt: its law is known at its nodes.
+        """
         if self._upper is None:
-            last = 0 if self.ladder[0].point else self.ladder.top(self.cost)
+            single = self.width == 1 or self.ladder[0].point
+            last = 0 if single else self.ladder.top(self.cost)
             found = [self._rung(0)]
             for rung in range(1, last + 1):
                 window = self._rung(rung)
-                if self.width > 1:
-                    found += self._between(found[-1].tilt, window.tilt)
+                found += self._between(found[-1].tilt, window.tilt)
                 found.append(window)
             self._upper = tuple(found)
         return self._upper
 
     def down_to(self, cost: float) -> tuple[Window, ...]:
         """Return those whose lower tail costs up to `cost`, and the upper ones."""
-        if cost <= 0 or self.ladder[0].point:
+        if cost <= 0 or self.width == 1 or self.ladder[0].point:
             return self.upper()
         rungs = range(self.ladder.bottom(cost), 0)
         return tuple(self._rung(rung) for rung in rungs) + self.upper()
 
-    def after(self, window: Window) -> Window:
-        """Return the next upper one."""
-        windows = self.upper()
-        return windows[windows.index(window) + 1]
+    def after(self, window: Window) -> Window | None:
+        """Return a law that a window's goes over into where it is precise no longer.
+
+        The next capped one; for a tilt downwards a tilt less so, whose means are 3 times larger if
+        the laws are broad enough to overlap; none for others, beyond which there is nothing.
+        """
+        if window.cap < math.inf:
+            windows = self.upper()
+            return windows[windows.index(window) + 1]
+        if window.tilt.theta >= 0:
+            return None
+        broad = window.tilt.std > BROAD * window.tilt.mean
+        rung = next(key for key, made in self._rungs.items() if made is window) + 1
+        while broad and rung < 0 and self.ladder[rung].mean < SKIP * window.tilt.mean:
+            rung += 1
+        return self._rung(rung)
 
     def _rung(self, rung: int) -> Window:
         """Return the window of a tilt of the whole law."""
