@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from merkhet.core.timing import interleaved
 from merkhet.report import Figure, Goal, Record
-from merkhet.unit_prior.draws import draw_layers, draw_units
-from merkhet.unit_prior.sample_units import sample_units
+from merkhet.unit_prior.sampling.draws import draw_layers, draw_units
+from merkhet.unit_prior.sampling.sample_units import sample_units
 from merkhet.unit_prior.spec import make_spec
 
 WIDTHS, FEATURES, INPUTS = (100,) * 4, 20, 5

@@ -21,8 +21,8 @@ import torch
 
 from merkhet.core.timing import interleaved
 from merkhet.report import Figure, Goal, Record
-from merkhet.unit_prior.law import Law, law_of
-from merkhet.unit_prior.mellin import Transform
+from merkhet.unit_prior.laws.law import Law, law_of
+from merkhet.unit_prior.mellin.transform import Transform
 from merkhet.unit_prior.prior import UnitPrior
 
 PAPER = tuple(range(1000, 9, -10))

@@ -25,13 +25,13 @@ from torch import Tensor
 from merkhet.core.intervals import wilson
 from merkhet.core.timing import interleaved
 from merkhet.report import Figure, Goal, Record
-from merkhet.unit_prior.bias_reduced import bias_reduced
-from merkhet.unit_prior.curve_fit import fit_curve, fit_levels
-from merkhet.unit_prior.hill import hill_weibull, weibull_qq
-from merkhet.unit_prior.stretched import stretched_fit
-from merkhet.unit_prior.tail_analysis import tail_analysis
-from merkhet.unit_prior.tail_estimate import TailEstimate
-from merkhet.unit_prior.tail_stability import tail_stability
+from merkhet.unit_prior.tails.bias_reduced import bias_reduced
+from merkhet.unit_prior.tails.curve_fit import fit_curve, fit_levels
+from merkhet.unit_prior.tails.estimate import TailEstimate
+from merkhet.unit_prior.tails.hill import hill_weibull, weibull_qq
+from merkhet.unit_prior.tails.stretched import stretched_fit
+from merkhet.unit_prior.tails.tail_analysis import tail_analysis
+from merkhet.unit_prior.tails.tail_stability import tail_stability
 
 VALUES, SECONDS = 1_000_000, 1.0
 ESTIMATORS: Mapping[str, Callable[[Tensor], TailEstimate]] = {

@@ -12,10 +12,10 @@ from torch import nn
 
 from merkhet.core.errors import InputError
 from merkhet.models import SmallCNN
-from merkhet.unit_prior.analysis import Analysis
-from merkhet.unit_prior.analysis_places import first_example, places
-from merkhet.unit_prior.analysis_sampled import effective_of, spread_of, zeros_of
-from merkhet.unit_prior.analyze import PROBABILITIES, analyze
+from merkhet.unit_prior.analysis.analyze import PROBABILITIES, analyze
+from merkhet.unit_prior.analysis.places import first_example, places
+from merkhet.unit_prior.analysis.result import Analysis
+from merkhet.unit_prior.analysis.sampled import effective_of, spread_of, zeros_of
 from merkhet.unit_prior.prior import UnitPrior
 from merkhet.unit_prior.weight_priors import StudentT
 

@@ -10,11 +10,11 @@ import torch
 
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import activation
-from merkhet.unit_prior.bent_law import BentLaw
-from merkhet.unit_prior.effective import effective_tail
-from merkhet.unit_prior.homogeneous_law import HomogeneousLaw
-from merkhet.unit_prior.moments import checked_log_moment
-from merkhet.unit_prior.quantiles import quantile
+from merkhet.unit_prior.laws.bent_law import BentLaw
+from merkhet.unit_prior.laws.effective import effective_tail
+from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
+from merkhet.unit_prior.laws.moments import checked_log_moment
+from merkhet.unit_prior.laws.quantiles import quantile
 from merkhet.unit_prior.spec import make_spec
 
 

@@ -12,9 +12,9 @@ from scipy import special, stats
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.curve_fit import fit_curve, fit_levels
-from merkhet.unit_prior.law import law_of
+from merkhet.unit_prior.laws.law import law_of
 from merkhet.unit_prior.spec import make_spec
+from merkhet.unit_prior.tails.curve_fit import fit_curve, fit_levels
 
 HEIGHTS = -fit_levels().log()
 

@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior import draws_loops
 from merkhet.unit_prior.activations import Activation, two_sided
-from merkhet.unit_prior.draws import draw_layers, draw_units
-from merkhet.unit_prior.draws_streams import normals, streams
+from merkhet.unit_prior.sampling import loops
+from merkhet.unit_prior.sampling.draws import draw_layers, draw_units
+from merkhet.unit_prior.sampling.streams import normals, streams
 from merkhet.unit_prior.spec import make_spec
 
 N = 50_000
@@ -47,24 +47,24 @@ def test_normals_are_normal_into_the_tails() -> None:
 
 
 def test_the_strips_of_the_ziggurat_have_one_area() -> None:
-    edges, heights = draws_loops.EDGES, draws_loops.HEIGHTS
+    edges, heights = loops.EDGES, loops.HEIGHTS
     rises = np.diff(heights[1:])  # of the strips above the lowest
-    np.testing.assert_allclose(edges[1:-1] * rises, draws_loops.AREA, rtol=1e-9)
-    tail = math.sqrt(2 * math.pi) * stats.norm.sf(draws_loops.EDGE)
-    assert draws_loops.EDGE * heights[1] + tail == pytest.approx(draws_loops.AREA, rel=1e-9)
+    np.testing.assert_allclose(edges[1:-1] * rises, loops.AREA, rtol=1e-9)
+    tail = math.sqrt(2 * math.pi) * stats.norm.sf(loops.EDGE)
+    assert loops.EDGE * heights[1] + tail == pytest.approx(loops.AREA, rel=1e-9)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 10, 101, 5000])
 def test_sums_of_squares_are_chi_squared(degrees: int) -> None:
     state = streams(1, seed(degrees))[0]
-    drawn = [draws_loops._chi_squared(state, degrees) for _ in range(20_000)]
+    drawn = [loops._chi_squared(state, degrees) for _ in range(20_000)]
     assert stats.kstest(drawn, stats.chi2(degrees).cdf).pvalue > LEVEL
 
 
 @pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 200])
 def test_active_units_are_binomial(count: int) -> None:
     state = streams(1, seed(count))[0]
-    drawn = torch.tensor([draws_loops._half(state, count) for _ in range(20_000)]).double()
+    drawn = torch.tensor([loops._half(state, count) for _ in range(20_000)]).double()
     assert drawn.min() >= 0
     assert drawn.max() <= count
     within(drawn, count / 2)

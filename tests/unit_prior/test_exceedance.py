@@ -9,7 +9,7 @@ import torch
 
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import Activation, activation
-from merkhet.unit_prior.exceedance import exceedances
+from merkhet.unit_prior.laws.exceedance import exceedances
 
 NAMES = (
     "elu",

@@ -10,8 +10,8 @@ from torch import nn
 
 from merkhet.core.errors import InputError
 from merkhet.models import ResNet18, SmallCNN, Transformer
-from merkhet.unit_prior.fresh import draw_parameters, fresh_copy
-from merkhet.unit_prior.fresh_roles import Role, fans, roles
+from merkhet.unit_prior.sampling.fresh import draw_parameters, fresh_copy
+from merkhet.unit_prior.sampling.fresh_roles import Role, fans, roles
 from merkhet.unit_prior.weight_priors import Gaussian, Laplace
 
 

@@ -10,8 +10,8 @@ import torch
 from scipy import special
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.grid_law import GridLaw
-from merkhet.unit_prior.homogeneous_law import HomogeneousLaw
+from merkhet.unit_prior.laws.grid_law import GridLaw
+from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
 from merkhet.unit_prior.spec import Spec, make_spec
 
 

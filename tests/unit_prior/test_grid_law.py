@@ -11,13 +11,13 @@ from scipy import optimize, special
 
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import Activation, activation
-from merkhet.unit_prior.grid_lattice import split, thinned
-from merkhet.unit_prior.grid_law import GridLaw
-from merkhet.unit_prior.grid_nodes import evaluate, flat_parts, kinks, squares
-from merkhet.unit_prior.grid_step import Resolution, StepLaw
-from merkhet.unit_prior.grid_table import from_few
-from merkhet.unit_prior.grid_tilts import Ladder
-from merkhet.unit_prior.homogeneous_law import HomogeneousLaw
+from merkhet.unit_prior.grid.lattice import split, thinned
+from merkhet.unit_prior.grid.nodes import evaluate, flat_parts, kinks, squares
+from merkhet.unit_prior.grid.step import Resolution, StepLaw
+from merkhet.unit_prior.grid.table import from_few
+from merkhet.unit_prior.grid.tilts import Ladder
+from merkhet.unit_prior.laws.grid_law import GridLaw
+from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
 from merkhet.unit_prior.spec import Spec, make_spec
 
 RESOLUTION = Resolution(0.1, 0.35, 14, 750.0)
@@ -209,7 +209,7 @@ def test_scales_that_float64_does_not_hold() -> None:
 def test_memory_is_given_back_without_changing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, t = make_spec((40, 40), "relu", bias_std=0.1), np.array([0.5, 5.0])
     before, _ = GridLaw(spec, 3).log_survival(t)
-    monkeypatch.setattr("merkhet.unit_prior.grid_step.MOST", 1000)
+    monkeypatch.setattr("merkhet.unit_prior.grid.step.MOST", 1000)
     after, _ = GridLaw(spec, 3).log_survival(t)
     assert (before == after).all()
 

@@ -13,11 +13,11 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.bias_reduced import bias_reduced
-from merkhet.unit_prior.hill import hill_weibull, weibull_qq
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.stretched import stretched_fit
-from merkhet.unit_prior.tail_estimate import TailEstimate
+from merkhet.unit_prior.tails.bias_reduced import bias_reduced
+from merkhet.unit_prior.tails.estimate import TailEstimate
+from merkhet.unit_prior.tails.hill import hill_weibull, weibull_qq
+from merkhet.unit_prior.tails.stretched import stretched_fit
 
 Estimator = Callable[..., TailEstimate]
 LINEAR = (hill_weibull, weibull_qq, bias_reduced)

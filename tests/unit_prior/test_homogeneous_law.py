@@ -13,9 +13,9 @@ import torch
 
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import two_sided
-from merkhet.unit_prior.homogeneous_law import HomogeneousLaw
-from merkhet.unit_prior.mellin import Transform
-from merkhet.unit_prior.mellin_radii import LOG_2
+from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
+from merkhet.unit_prior.mellin.radii import LOG_2
+from merkhet.unit_prior.mellin.transform import Transform
 from merkhet.unit_prior.spec import make_spec
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.initialisations import Initialisation, LayerLaw, compare_initialisations
-from merkhet.unit_prior.initialised import moments, scheme
+from merkhet.unit_prior.design.initialisations import (
+    Initialisation,
+    LayerLaw,
+    compare_initialisations,
+)
+from merkhet.unit_prior.sampling.initialised import moments, scheme
 
 X = torch.ones(1, 10) / math.sqrt(10)
 

@@ -10,10 +10,10 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from merkhet.unit_prior.mellin import Transform
-from merkhet.unit_prior.mellin_gamma import log_gamma_ratio, log_gamma_turn, trigamma
-from merkhet.unit_prior.mellin_radii import EPS, ChiRadii, ReluRadii
-from merkhet.unit_prior.mellin_sphere import SlopedRadii
+from merkhet.unit_prior.mellin.gamma import log_gamma_ratio, log_gamma_turn, trigamma
+from merkhet.unit_prior.mellin.radii import EPS, ChiRadii, ReluRadii
+from merkhet.unit_prior.mellin.sphere import SlopedRadii
+from merkhet.unit_prior.mellin.transform import Transform
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_reference

@@ -13,10 +13,10 @@ from scipy.special import gammaln, kve
 from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.penalty_curve import STEP, exact_curve, power_curve, slope_at
+from merkhet.unit_prior.design.penalty_curve import STEP, exact_curve, power_curve, slope_at
+from merkhet.unit_prior.design.regulariser import Regulariser, regulariser
+from merkhet.unit_prior.design.unit_penalty import unit_penalty
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.regulariser import Regulariser, regulariser
-from merkhet.unit_prior.unit_penalty import unit_penalty
 
 Floats = NDArray[np.float64]
 

@@ -15,11 +15,11 @@ from torch.func import functional_call, jacrev
 
 from merkhet.core.errors import InputError
 from merkhet.models import SmallCNN, Transformer
-from merkhet.unit_prior.conditional import Sizes, draw_outputs, drawable, recorded
-from merkhet.unit_prior.conditional_root import correlation_root, output_root
-from merkhet.unit_prior.fresh import redraw
-from merkhet.unit_prior.fresh_roles import roles
-from merkhet.unit_prior.sample_units import sample_units
+from merkhet.unit_prior.sampling.conditional import Sizes, draw_outputs, drawable, recorded
+from merkhet.unit_prior.sampling.conditional_root import correlation_root, output_root
+from merkhet.unit_prior.sampling.fresh import redraw
+from merkhet.unit_prior.sampling.fresh_roles import roles
+from merkhet.unit_prior.sampling.sample_units import sample_units
 from merkhet.unit_prior.weight_priors import Gaussian, Laplace, WeightPrior, weight_prior
 
 LEVEL = 1e-4  # of a test; seeds are fixed

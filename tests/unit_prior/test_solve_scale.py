@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
+from merkhet.unit_prior.design.scale_target import Target, parse_target
+from merkhet.unit_prior.design.solve_scale import WIDEST, smallest_width, solve_scale
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.scale_target import Target, parse_target
-from merkhet.unit_prior.solve_scale import WIDEST, smallest_width, solve_scale
 
 
 @pytest.mark.parametrize(

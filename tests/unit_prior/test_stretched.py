@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.stretched import information, most_likely, scores, stretched_fit
-from merkhet.unit_prior.tail_sample import read_largest
+from merkhet.unit_prior.tails.sample import read_largest
+from merkhet.unit_prior.tails.stretched import information, most_likely, scores, stretched_fit
 
 
 def _weibull(n: int, theta: float, scale: float = 1.0, seed: int = 0) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.bias_reduced import bias_reduced
-from merkhet.unit_prior.hill import hill_weibull, weibull_qq
-from merkhet.unit_prior.stretched import stretched_fit
-from merkhet.unit_prior.tail_analysis import tail_analysis
-from merkhet.unit_prior.tail_sample import absolute, read_largest
-from merkhet.unit_prior.tail_spread import kurtosis, quantiles
-from merkhet.unit_prior.tail_stability import METHODS, tail_stability
+from merkhet.unit_prior.tails.bias_reduced import bias_reduced
+from merkhet.unit_prior.tails.hill import hill_weibull, weibull_qq
+from merkhet.unit_prior.tails.sample import absolute, read_largest
+from merkhet.unit_prior.tails.spread import kurtosis, quantiles
+from merkhet.unit_prior.tails.stretched import stretched_fit
+from merkhet.unit_prior.tails.tail_analysis import tail_analysis
+from merkhet.unit_prior.tails.tail_stability import METHODS, tail_stability
 
 ESTIMATORS = {
     "hill": hill_weibull,

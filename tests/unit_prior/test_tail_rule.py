@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from merkhet.core.errors import InputError
 from merkhet.core.graph import Unknown
-from merkhet.unit_prior.tail_rule import Tail, tail_rule
+from merkhet.unit_prior.rules.tail_rule import Tail, tail_rule
 from merkhet.unit_prior.weight_priors import Gaussian, StudentT
 
 ROW = torch.ones(1, 4)

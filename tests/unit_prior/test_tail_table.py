@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from merkhet.core.graph import Unknown
 from merkhet.models import ResNet18, SmallCNN, Transformer
-from merkhet.unit_prior.tail_rule import Tail, tail_rule
+from merkhet.unit_prior.rules.tail_rule import Tail, tail_rule
 
 
 class Net(nn.Module):

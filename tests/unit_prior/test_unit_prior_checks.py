@@ -18,7 +18,7 @@ from merkhet.audit.subject import make_subject
 from merkhet.core.errors import InputError
 from merkhet.models import SmallCNN, Transformer
 from merkhet.report import Section, Subject
-from merkhet.unit_prior.analysis_places import Place
+from merkhet.unit_prior.analysis.places import Place
 from merkhet.unit_prior.checks import CHECKS, by_depth, dead, looking, over_inputs, over_weights
 from merkhet.unit_prior.checks.by_depth import ratio, scales
 from merkhet.unit_prior.checks.dead import dead_units, has_no_switch, switches

@@ -13,7 +13,7 @@ from torch import nn
 
 from merkhet import cli, data
 from merkhet.unit_prior import commands
-from merkhet.unit_prior.initialisations import NAMES
+from merkhet.unit_prior.design.initialisations import NAMES
 from merkhet.unit_prior.prior import UnitPrior
 
 CNN = ("merkhet.models:SmallCNN", "--arguments", '{"widths": [4], "norm": "none"}')

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from merkhet.core.errors import InputError
+from merkhet.unit_prior.analysis.weibull_paper import empirical, on_paper
 from merkhet.unit_prior.pictures import plot_by_depth, plot_joint, plot_penalty, plot_survival
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.weibull_paper import empirical, on_paper
 
 T = torch.logspace(-3, 2, 60, dtype=torch.float64)
 

@@ -15,7 +15,7 @@ from merkhet.core.options import check_run_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from merkhet.unit_prior.analysis import Analysis
+    from merkhet.unit_prior.analysis.result import Analysis
     from merkhet.unit_prior.prior import UnitPrior
 
 MODEL = "package.module:callable, file.py:callable, a Hugging Face folder, or a run."
@@ -73,7 +73,7 @@ def analyze(
 
     Example: merkhet unit-prior analyze merkhet.models:SmallCNN --data digits --samples 500
     """
-    from merkhet.unit_prior.analyze import analyze as analysed
+    from merkhet.unit_prior.analysis.analyze import analyze as analysed
 
     if out is not None:
         check_run_folder(out)
@@ -213,7 +213,7 @@ def _solved(
     input_norm: float,
 ) -> dict[str, Any]:
     """Print the scale that meets a target, and the code that draws it; return it as JSON has it."""
-    from merkhet.unit_prior.solve_scale import solve_scale
+    from merkhet.unit_prior.design.solve_scale import solve_scale
 
     if target is None:
         raise InputError("give what a unit is to be like, as in --target 'std=1'")
@@ -243,7 +243,7 @@ def _solved(
 def _check_vary(vary: str | None, target: str) -> None:
     """Refuse to vary what does not move the target."""
     from merkhet.core.errors import choose
-    from merkhet.unit_prior.scale_target import SHAPED, parse_target
+    from merkhet.unit_prior.design.scale_target import SHAPED, parse_target
 
     if vary is None:
         return
@@ -255,7 +255,7 @@ def _check_vary(vary: str | None, target: str) -> None:
 
 def _compared(module: nn.Module, x: Tensor, names: str, samples: int, seed: int) -> dict[str, Any]:
     """Print a comparison of initialisations; return it as JSON has it."""
-    from merkhet.unit_prior.initialisations import compare_initialisations
+    from merkhet.unit_prior.design.initialisations import compare_initialisations
 
     chosen = [name.strip() for name in names.split(",")]
     found = compare_initialisations(module, x, chosen, n=samples, generator=seed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.weibull_paper import as_paper, draw_slope, empirical, on_paper
+from merkhet.unit_prior.analysis.weibull_paper import as_paper, draw_slope, empirical, on_paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ from torch import Tensor
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import Activation
 from merkhet.unit_prior.answer import Answer
-from merkhet.unit_prior.effective import effective_tail
-from merkhet.unit_prior.law import Law
-from merkhet.unit_prior.moments import checked_log_moment
-from merkhet.unit_prior.points import (
+from merkhet.unit_prior.laws.effective import effective_tail
+from merkhet.unit_prior.laws.law import Law
+from merkhet.unit_prior.laws.moments import checked_log_moment
+from merkhet.unit_prior.laws.points import (
     as_answer,
     as_floats,
     as_log_probabilities,
@@ -23,13 +23,13 @@ from merkhet.unit_prior.points import (
     as_sizes,
     lengths,
 )
-from merkhet.unit_prior.quantiles import quantile
-from merkhet.unit_prior.spec import Spec, make_spec
-from merkhet.unit_prior.unit_laws import (
+from merkhet.unit_prior.laws.quantiles import quantile
+from merkhet.unit_prior.laws.unit_laws import (
     UnitLaws,
     joint_log_density,
     log_survival_from_zero,
 )
+from merkhet.unit_prior.spec import Spec, make_spec
 
 
 class UnitPrior:
@@ -255,6 +255,6 @@ class UnitPrior:
         post: bool = False,
     ) -> Tensor:
         """Draw a unit over fresh weights, (n,) float64; None is the seed 0."""
-        from merkhet.unit_prior.draws import draw_units
+        from merkhet.unit_prior.sampling.draws import draw_units
 
         return draw_units(self.spec, layer, n, 1, generator, post=post)[:, 0]

@@ -14,8 +14,8 @@ from merkhet.core.modes import evaluating
 from merkhet.core.outputs import captured
 from merkhet.core.undisturbed import undisturbed
 from merkhet.report import Subject
-from merkhet.unit_prior.analysis_places import Place, has_weights, places
-from merkhet.unit_prior.fresh import fresh_copy
+from merkhet.unit_prior.analysis.places import Place, has_weights, places
+from merkhet.unit_prior.sampling.fresh import fresh_copy
 
 FEWEST = 8  # inputs below which statistics over them say nothing
 MOST_LAYERS = 16

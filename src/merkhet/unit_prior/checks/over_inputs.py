@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from merkhet.core.errors import InputError
 from merkhet.report import Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
-from merkhet.unit_prior.analysis_places import Place
+from merkhet.unit_prior.analysis.places import Place
 from merkhet.unit_prior.checks.looking import (
     PASSES,
     affordable,
@@ -21,8 +21,8 @@ from merkhet.unit_prior.checks.looking import (
     penalty_code,
     run,
 )
-from merkhet.unit_prior.hill import hill_weibull
 from merkhet.unit_prior.pictures import plot_by_depth, plot_survival
+from merkhet.unit_prior.tails.hill import hill_weibull
 
 UNITS = 64  # of a layer, drawn at random
 HEAVY = 9.0  # kurtosis over inputs from which it is a finding

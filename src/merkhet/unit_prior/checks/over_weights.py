@@ -14,15 +14,15 @@ from merkhet.core.errors import InputError
 from merkhet.core.graph import Unknown
 from merkhet.report import Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
-from merkhet.unit_prior.analysis_places import Place
+from merkhet.unit_prior.analysis.places import Place
 from merkhet.unit_prior.chain import as_unit_prior
 from merkhet.unit_prior.checks.looking import example_of, layers_of
-from merkhet.unit_prior.initialisations import tail_told
-from merkhet.unit_prior.initialised import moments
+from merkhet.unit_prior.design.initialisations import tail_told
 from merkhet.unit_prior.pictures import plot_by_depth, plot_survival
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.sample_units import sample_units
-from merkhet.unit_prior.tail_rule import TailReading, tail_rule
+from merkhet.unit_prior.rules.tail_rule import TailReading, tail_rule
+from merkhet.unit_prior.sampling.initialised import moments
+from merkhet.unit_prior.sampling.sample_units import sample_units
 
 HEAVY = 9.0  # kurtosis from which it is a finding: three times a normal unit's
 SURE = 1.96  # standard errors by which a sampled kurtosis must be above

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from merkhet.core.graph import Unknown
 from merkhet.core.intervals import bootstrap
 from merkhet.report import Trial, experiment
-from merkhet.unit_prior.sample_units import sample_units
-from merkhet.unit_prior.tail_rule import tail_rule
+from merkhet.unit_prior.rules.tail_rule import tail_rule
+from merkhet.unit_prior.sampling.sample_units import sample_units
 
 BLOCKS = 4
 SIDE = 8  # of pictures

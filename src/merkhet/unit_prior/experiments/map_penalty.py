@@ -19,10 +19,10 @@ from merkhet import data
 from merkhet.core.intervals import student
 from merkhet.report import Trial, experiment
 from merkhet.training import Optimisation, Running, TrainingConfig, fit
-from merkhet.unit_prior.fresh import fresh_copy
+from merkhet.unit_prior.design.regulariser import regulariser
+from merkhet.unit_prior.design.unit_penalty import UnitPenalty, unit_penalty
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.regulariser import regulariser
-from merkhet.unit_prior.unit_penalty import UnitPenalty, unit_penalty
+from merkhet.unit_prior.sampling.fresh import fresh_copy
 from merkhet.unit_prior.weight_priors import Gaussian
 
 VALIDATION = 10_000  # the last pictures of the training set

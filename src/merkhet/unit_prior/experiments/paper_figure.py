@@ -10,8 +10,8 @@ import torch
 
 from merkhet.core.intervals import bootstrap, student
 from merkhet.report import Trial, experiment
-from merkhet.unit_prior.bias_reduced import bias_reduced
 from merkhet.unit_prior.prior import UnitPrior
+from merkhet.unit_prior.tails.bias_reduced import bias_reduced
 
 WIDTHS = tuple(range(1000, 0, -10))  # of the paper: 1000, 990, ..., 10
 LAYERS = (1, 2, 3, 10, 100)

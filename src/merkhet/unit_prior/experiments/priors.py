@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from merkhet.core.graph import Unknown
 from merkhet.report import Trial, experiment
-from merkhet.unit_prior.bias_reduced import bias_reduced
-from merkhet.unit_prior.sample_units import sample_units
-from merkhet.unit_prior.tail_rule import tail_rule
+from merkhet.unit_prior.rules.tail_rule import tail_rule
+from merkhet.unit_prior.sampling.sample_units import sample_units
+from merkhet.unit_prior.tails.bias_reduced import bias_reduced
 
 FAMILIES = (
     *("uniform", "gaussian", "laplace", "generalised_normal(0.5)"),

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from merkhet.report import Trial, experiment
-from merkhet.unit_prior.bias_reduced import bias_reduced
-from merkhet.unit_prior.curve_fit import fit_curve, fit_levels
 from merkhet.unit_prior.prior import UnitPrior
+from merkhet.unit_prior.tails.bias_reduced import bias_reduced
+from merkhet.unit_prior.tails.curve_fit import fit_curve, fit_levels
 
 # Layers and widths of the goals: how far the fit on exact tails may be from l / 2.
 GOALS = {10: 0.05, 100: 0.15}

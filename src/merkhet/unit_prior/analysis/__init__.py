@@ -1,0 +1,1 @@
+"""What a prior says about every place of a network: a table and pictures."""

@@ -1,0 +1,1 @@
+"""Priors and initialisations with wanted tails and scales; penalties that units see."""

@@ -1,0 +1,1 @@
+"""The law of the scale of a layer by a backward recursion on a grid."""

@@ -1,0 +1,1 @@
+"""The law of one unit: exact, on a grid, after an activation; its moments and quantiles."""

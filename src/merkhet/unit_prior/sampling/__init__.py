@@ -1,0 +1,1 @@
+"""Draws of units over weights: recursions, conditional draws, fresh networks."""

@@ -1,0 +1,1 @@
+"""Weibull tails of samples and of exact curves: estimators, intervals, stability."""
