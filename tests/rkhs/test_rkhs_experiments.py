@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from merkhet import models
 from merkhet.report import read_record, trial
 from merkhet.report.trial import reproduce
 from merkhet.rkhs import experiments
@@ -130,3 +131,20 @@ def test_half_of_the_pictures_are_deformed() -> None:
     pictures = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     same = (few_labels.half_deformed(pictures) == pictures).flatten(1).all(1)
     assert same.tolist() == [False, True] * 3
+
+
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_networks_of_every_plan_take_their_pictures(size: str) -> None:
+    digits, robust = MODULES["digits"].PLANS[size], MODULES["robustness"].PLANS[size]
+    named = [(digits.network, (1, 28, 28))]
+    named += [
+        (MODULES["cifar"].plan_of(size, activation).network, (3, 32, 32))
+        for activation in MODULES["cifar"].ACTIVATIONS
+    ]
+    networks = [(models.build(name, **given, seed=0), shape) for (name, given), shape in named]
+    networks += [
+        (models.SmallCNN(1, 10, plan.widths, norm="none", grid=4, seed=0), (1, 28, 28))
+        for plan in (robust, MODULES["bracket"].PLANS[size])
+    ]
+    for network, shape in networks:
+        assert network(torch.rand(2, *shape)).shape == (2, 10)
