@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
+from merkhet.core.layers import activation_layer, norm_layer
 from merkhet.models import layers
 
 
 def test_group_norm_has_32_groups_where_they_divide_the_channels() -> None:
-    groups = [layers.norm_layer("group", channels).num_groups for channels in (64, 32, 48, 8, 7)]
+    groups = [norm_layer("group", channels).num_groups for channels in (64, 32, 48, 8, 7)]
     assert groups == [32, 32, 16, 8, 1]
 
 
@@ -20,9 +21,9 @@ def test_convolution_has_a_bias_only_without_a_norm() -> None:
     assert layers.convolution(3, 4, 3, norm="none").bias is not None
 
 
-@pytest.mark.parametrize("make", [layers.norm_layer, layers.pool_layer, layers.activation_layer])
+@pytest.mark.parametrize("make", [norm_layer, layers.pool_layer, activation_layer])
 def test_unknown_layer_names_the_allowed_ones(make) -> None:
-    arguments = ("layer", 4) if make is layers.norm_layer else ("layer",)
+    arguments = ("layer", 4) if make is norm_layer else ("layer",)
     with pytest.raises(InputError, match="'layer': choose one of"):
         make(*arguments)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from merkhet.core import building
 from merkhet.core.errors import choose
+from merkhet.core.layers import activation_layer, norm_layer
 from merkhet.models import layers
 
 STAGES = (64, 128, 256, 512)
@@ -24,15 +25,15 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = layers.convolution(in_channels, out_channels, 3, stride=stride, norm=norm)
-        self.bn1 = layers.norm_layer(norm, out_channels)
-        self.act1 = layers.activation_layer(activation)
+        self.bn1 = norm_layer(norm, out_channels)
+        self.act1 = activation_layer(activation)
         self.conv2 = layers.convolution(out_channels, out_channels, 3, norm=norm)
-        self.bn2 = layers.norm_layer(norm, out_channels)
-        self.act2 = layers.activation_layer(activation)
+        self.bn2 = norm_layer(norm, out_channels)
+        self.act2 = activation_layer(activation)
         self.downsample = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             shortcut = layers.convolution(in_channels, out_channels, 1, stride=stride, norm=norm)
-            self.downsample = nn.Sequential(shortcut, layers.norm_layer(norm, out_channels))
+            self.downsample = nn.Sequential(shortcut, norm_layer(norm, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return act(shortcut(x) + branch(x))."""
@@ -93,8 +94,8 @@ class ResNet18(nn.Module):
             self.conv1 = layers.convolution(
                 in_channels, first, 3 if small else 7, stride=1 if small else 2, norm=norm
             )
-            self.bn1 = layers.norm_layer(norm, first)
-            self.act1 = layers.activation_layer(activation)
+            self.bn1 = norm_layer(norm, first)
+            self.act1 = activation_layer(activation)
             self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
             self.layer1 = _stage(first, first, 1, norm, activation)
             self.layer2 = _stage(first, stages[1], 2, norm, activation)

@@ -54,7 +54,8 @@ def fit(
         module: The network, compiled or not; it ends on the device it was trained on.
         dataset: Has `__len__` and `__getitem__`, and examples of one shape.
         loss: Called with the network and a batch, returns the batch's mean loss, shape `()`,
-            or it and a dict of other values to log.
+            or it and a dict of other values to log. One with a method `at_step` is told
+            before each step how many were made, also where a run goes on.
         config: Steps, batches, rates, checkpoints.
         folder: Where the run is kept (see `run`); None keeps it in memory only.
         optimiser: Of the module's parameters; by default AdamW over `parameter_groups`.

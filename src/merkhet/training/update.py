@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,14 @@ CHANGING = ("params", "lr", "initial_lr")
 
 Value = TypeVar("Value")
 Loss = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
+
+
+@runtime_checkable
+class KnowsStep(Protocol):
+    """A loss that is told where the run is: what it computes may depend on the step."""
+
+    def at_step(self, step: int) -> None:
+        """Take the number of steps made before the one that begins."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ class Updater:
         """
         optimisation = self.config.optimisation
         self.optimiser.zero_grad(set_to_none=True)
+        told: object = self.loss  # a function, or an object that is called
+        if isinstance(told, KnowsStep):
+            told.at_step(step)
         values = self._gradients(step, batches)
         if optimisation.clip_norm is not None:
             values["gradient_norm"] = clip_gradients(
