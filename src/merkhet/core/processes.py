@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,7 +32,7 @@ def in_processes(
         return
     # Forked processes would share the state of torch's thread pools.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
     try:
         waiting = {pool.submit(_timed, function): name for name, function in work.items()}
         for done in as_completed(waiting):
@@ -39,6 +40,20 @@ def in_processes(
             yield waiting[done], value, seconds / workers
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Begin in a process: one thread, and an end when the parent ends, even if it is killed."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has: nobody is there to take what it returns."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _timed(function: Work) -> tuple[Any, float]:
