@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
+from merkhet.core.graph import trace
 from merkhet.models import SmallCNN
+from merkhet.unit_prior import chain as chain_module
 from merkhet.unit_prior.analysis.analyze import PROBABILITIES, analyze
 from merkhet.unit_prior.analysis.places import first_example, places
 from merkhet.unit_prior.analysis.result import Analysis
 from merkhet.unit_prior.analysis.sampled import effective_of, spread_of, zeros_of
+from merkhet.unit_prior.design import initialisations
+from merkhet.unit_prior.design.initialisations import compare_initialisations
 from merkhet.unit_prior.prior import UnitPrior
 from merkhet.unit_prior.weight_priors import StudentT
 
+analyzing = importlib.import_module("merkhet.unit_prior.analysis.analyze")
 MLP = nn.Sequential(
     nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 20), nn.ReLU(), nn.Linear(20, 3, bias=False)
 )
@@ -117,6 +124,41 @@ def test_the_network_and_the_global_generator_are_left_alone() -> None:
     assert first.rows
 
 
+@pytest.mark.parametrize("of", [MLP, SmallCNN(1, widths=(4,), norm="none")])
+def test_a_network_is_traced_once_or_twice_where_it_may_be_a_chain(of, monkeypatch) -> None:
+    """Once for tails; a chain once more by `as_unit_prior`."""
+    traced = []
+
+    def counted(module, example):
+        traced.append(module)
+        return trace(module, example)
+
+    for name in (analyzing, initialisations, chain_module):
+        monkeypatch.setattr(name, "trace", counted)
+    x = torch.rand(1, 1, 8, 8) if isinstance(of, SmallCNN) else X
+    analyze(of, x, n=20)
+    most = 1 if isinstance(of, SmallCNN) else 2
+    assert len(traced) == most
+    traced.clear()
+    compare_initialisations(of, x, n=20)
+    assert len(traced) == 1 + 3 * (most - 1)  # he, xavier and lecun may be chains, init is none
+
+
+def test_it_shows_how_far_it_is(monkeypatch) -> None:
+    asked, done = [], []
+
+    @contextmanager
+    def bar(what, total, *, unit, shown):
+        asked.append((what, total, unit, shown))
+        yield done.append
+
+    monkeypatch.setattr(analyzing, "progress_bar", bar)
+    analyze(Residual(), X, n=30)
+    analyze(MLP, X, n=30, progress=False)
+    assert asked == [("units", 30, "draws", True), ("law", 5 + 3, "rows and curves", False)]
+    assert sum(done) == 38
+
+
 def test_the_same_seed_gives_the_same_rows(drawn: Analysis) -> None:
     again, other = (analyze(Residual(), X, n=1000, generator=seed) for seed in (1, 2))
     assert again.rows == drawn.rows
@@ -163,6 +205,22 @@ def test_everything_is_written(tmp_path, chain: Analysis) -> None:
     written = json.loads(files[0].read_text())
     assert written == json.loads(json.dumps(found.to_dict()))
     assert all(one.read_bytes()[:4] == b"\x89PNG" for one in files[1:])
+
+
+def test_a_second_analysis_leaves_no_figures_of_the_first(tmp_path, drawn: Analysis) -> None:
+    for folder in ("of an analysis", "of something else"):
+        (tmp_path / folder).mkdir()
+        for name in ("joint", "penalty", "mine"):
+            (tmp_path / folder / f"{name}.png").touch()
+    (tmp_path / "of an analysis" / "analysis.json").touch()
+    files = drawn.save(tmp_path / "of an analysis")
+    assert {one.name for one in files} == {
+        *("analysis.json", "survival.png", "kurtosis.png", "std.png")
+    }
+    left = set((tmp_path / "of an analysis").iterdir())
+    assert left == {*files, tmp_path / "of an analysis" / "mine.png"}
+    drawn.save(tmp_path / "of something else")
+    assert (tmp_path / "of something else" / "joint.png").exists()
 
 
 def test_infinite_numbers_are_null_in_json() -> None:
@@ -250,6 +308,15 @@ def test_other_mistakes_are_refused() -> None:
         analyze(UnitPrior((3,)), paths=["h_2"])
     with pytest.raises(InputError, match="no weights"):
         analyze(nn.Flatten(), X, paths=[])
+
+
+@pytest.mark.parametrize("run", [analyze, compare_initialisations])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_width_are_refused(run) -> None:
+    for widths in ((6, 0, 3), (0, 3, 3)):
+        module = nn.Sequential(nn.Linear(*widths[:2]), nn.ReLU(), nn.Linear(*widths[1:]))
+        with pytest.raises(InputError, match="'0' has a width of 0"):
+            run(module, torch.ones(1, widths[0]), n=10)
 
 
 def test_an_input_of_zeros_says_that_units_are_constant() -> None:

@@ -16,8 +16,12 @@ from merkhet.unit_prior.grid.nodes import evaluate, flat_parts, kinks, squares
 from merkhet.unit_prior.grid.step import Resolution, StepLaw
 from merkhet.unit_prior.grid.table import from_few
 from merkhet.unit_prior.grid.tilts import Ladder
+from merkhet.unit_prior.laws.bent_law import BentLaw
 from merkhet.unit_prior.laws.grid_law import GridLaw
 from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
+from merkhet.unit_prior.laws.law import law_of
+from merkhet.unit_prior.laws.moments import checked_log_moment
+from merkhet.unit_prior.laws.unit_laws import PlainLaw
 from merkhet.unit_prior.spec import Spec, make_spec
 
 RESOLUTION = Resolution(0.1, 0.35, 14, 750.0)
@@ -33,6 +37,16 @@ def dense(
     z = (middle[:, None] + radius[:, None] * node).ravel()
     mass = (radius[:, None] * weight).ravel() * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     return z, mass
+
+
+def geometric(least: float, panels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and masses of a standard normal, as near 0 as negative moments ask for."""
+    node, weight = np.polynomial.legendre.leggauss(8)
+    half = np.geomspace(least, 30, panels + 1)
+    middle, radius = (half[1:] + half[:-1]) / 2, np.diff(half) / 2
+    z = (middle[:, None] + radius[:, None] * node).ravel()
+    mass = (radius[:, None] * weight).ravel() * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return np.concatenate([-z, z]), np.concatenate([mass, mass])
 
 
 def by_transform(spec: Spec, t: float) -> float:
@@ -135,6 +149,117 @@ def test_densities_and_moments_are_the_exact_ones() -> None:
     for order in (-0.5, 0.5, 2.0, 4.0, 40.0):
         value, error = law.log_moment(order)
         assert value == pytest.approx(exact.log_moment(order)[0], abs=max(3 * error, 1e-6))
+
+
+def test_negative_moments_of_few_units_are_integrals_over_them() -> None:
+    for name, width, std, order in (
+        ("gelu", 1, 1.2, -0.6),
+        ("gelu", 2, 1.2, -0.85),
+        ("silu", 2, 2.0, -0.9),
+        ("tanh", 1, 2.0, -0.9),
+    ):
+        spec = make_spec((width,), name, weight_std=std)
+        z, mass = geometric(1e-150, 400) if width == 1 else geometric(1e-9, 110)
+        x = np.maximum(evaluate(spec.activation, std * z) ** 2, 1e-300)
+        sums = x if width == 1 else (x[:, None] + x).ravel()
+        each = mass if width == 1 else (mass[:, None] * mass).ravel()
+        log_z = special.gammaln((1 + order) / 2) - 0.5 * math.log(math.pi) + order / 2 * math.log(2)
+        exact = math.log(each @ sums ** (order / 2)) + order * math.log(std) + log_z
+        value, error = GridLaw(spec, 2).log_moment(order)
+        assert abs(value - exact) <= 2 * error < 1e-4
+
+
+def test_which_negative_moments_are_infinite() -> None:
+    # gelu: phi(g_2) fades faster than P(g_2 < -t) falls; silu: as e^-t, against e^(-rate t).
+    def index(name: str, widths: tuple[int, ...], layer: int, std: float, bias: float = 0) -> float:
+        return GridLaw(make_spec(widths, name, std, bias), layer).index()
+
+    assert index("gelu", (2, 3), 3, 1.0) == 0
+    assert index("gelu", (2, 3), 3, 1.0, 0.1) == 1
+    assert index("gelu", (2,), 2, 2.0) == pytest.approx(2 / 4)
+    assert index("silu", (2, 3), 3, 3.0) == pytest.approx(math.sqrt(3) / 9)
+    assert index("silu", (2, 3, 3), 4, 0.1) == 0
+    assert index("softplus", (2, 3), 2, 9.0) == 1
+    assert index("tanh", (1, 1), 3, 9.0) == 1
+    assert index("hardswish", (2000,), 2, 1e-3) == 0
+    for law in (
+        PlainLaw(GridLaw(make_spec((2, 3), "gelu"), 3)),
+        BentLaw(GridLaw(make_spec((2, 3), "gelu", bias_std=0.1), 2), activation("gelu")),
+    ):
+        with pytest.raises(InputError, match="infinite"):
+            checked_log_moment(law, -0.4)
+    with pytest.raises(InputError, match="does not tell the small variances"):
+        GridLaw(make_spec((2,), "gelu", 1.6), 2).log_moment(-0.6)
+    mine = Activation("mine", lambda u: u.sinh().asinh() + u, growth=1.0)
+    with pytest.raises(InputError, match="named activations alone"):
+        GridLaw(make_spec((2,), mine), 2).log_moment(-0.6)
+
+
+def test_the_estimate_does_not_vanish_where_resolutions_cross() -> None:
+    # At 0.3 standard deviations they agree by chance, to a twentieth of what both are off.
+    spec = make_spec((2, 2), "linear", 1.0)
+    t = np.array([0.03, 0.3, 1.0]) * 2.0
+    exact, _ = HomogeneousLaw(spec, 3).log_survival(t)
+    value, error = GridLaw(spec, 3).log_survival(t)
+    assert (np.abs(value - exact) <= 3 * error).all()
+    assert error.max() < 1e-5
+
+
+def test_few_active_units_are_told_near_0() -> None:
+    # One active unit of 4 has a density of its square that is infinite at 0.
+    spec = make_spec((4, 4), "relu")
+    exact, law = HomogeneousLaw(spec, 3), GridLaw(spec, 3)
+    value, error = law.log_survival(np.array([1e-9]))
+    assert abs(float(value[0]) - exact.log_alive) <= min(3 * float(error[0]), 1e-5)
+    t = np.array([1e-6])
+    found, off = law.log_density(t)
+    assert np.abs(found - exact.log_density(t)[0]) <= np.minimum(3 * off, 1e-3)
+
+
+def test_what_is_likely_is_asked_of_a_shallow_recursion() -> None:
+    law = GridLaw(make_spec((2, 3), "gelu", bias_std=0.1), 3)
+    _, error = law.log_survival(np.array([0.3, 3.0]))
+    assert (error < 2e-5).all()
+    depths = {recursion.resolution.cost for recursion in law._recursions.values()}
+    assert max(depths) < 100
+
+
+def test_the_density_at_0() -> None:
+    for widths, name, bias in (
+        ((6,), "gelu", 0.3),
+        ((5,), "leaky_relu", 0.2),
+        ((4, 5), "tanh", 0.0),
+    ):
+        law = GridLaw(make_spec(widths, name, bias_std=bias), len(widths) + 1)
+        for units in (1, 2):
+            value, error = law.log_density_at_zero(units)
+            near, off = law.log_joint_density(np.array([1e-5]), units)
+            assert abs(value - float(near[0])) <= error + float(off[0]) < 1e-4
+    assert GridLaw(make_spec((1, 2), "tanh"), 3).log_density_at_zero() == (math.inf, 0.0)
+    assert GridLaw(make_spec((5,), "relu6"), 2).log_density_at_zero() == (math.inf, 0.0)
+
+
+def test_layer_one_is_exact_for_every_activation() -> None:
+    for spec in (make_spec((3,), "gelu", 2.0, 1.5, 1.0), make_spec((3,), "relu", 2.0, 1.5)):
+        law = law_of(spec, 1)
+        assert law.method == "closed form"
+        value, error = law.log_survival(np.array([1e-12, 2.5, 1e5]))
+        exact = np.array([-math.sqrt(2 / math.pi) * 1e-12 / 2.5, math.log(special.erfc(0.5**0.5))])
+        assert value[:2] == pytest.approx(exact, rel=1e-12)
+        assert (error <= 1e-13 * np.abs(value)).all()
+        at_zero, _ = law.log_density_at_zero()
+        assert at_zero == pytest.approx(-math.log(2.5 * math.sqrt(2 * math.pi)))
+
+
+def test_parts_are_forgotten_before_measures() -> None:
+    law = StepLaw(activation("tanh"), 3, 1.0, RESOLUTION, keep_zero=False)
+    kept = law.measure(law.windows.upper()[2])
+    whole = law.size
+    law.forget(parts=True)
+    assert 0 < law.size < whole
+    assert law.measure(law.windows.upper()[2]) is kept
+    law.forget(parts=False)
+    assert law.size == 0
 
 
 def test_survival_falls_and_the_density_is_its_slope() -> None:

@@ -14,6 +14,8 @@ import torch
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import two_sided
 from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
+from merkhet.unit_prior.laws.moments import checked_log_moment
+from merkhet.unit_prior.laws.unit_laws import ActivatedLaw, PlainLaw
 from merkhet.unit_prior.mellin.radii import LOG_2
 from merkhet.unit_prior.mellin.transform import Transform
 from merkhet.unit_prior.spec import make_spec
@@ -107,6 +109,28 @@ def test_the_stated_error_covers_the_distance_of_two_contours() -> None:
         for t, value, error in zip(points, shared, wide, strict=True):
             own, off = law(widths, name).log_survival(np.array([t]))
             assert abs(float(own[0]) - value) <= float(off[0]) + error
+
+
+def test_a_contour_serves_no_point_where_its_sum_is_lost() -> None:
+    # The first line's window is wide, and its upper end far beyond where the density is told.
+    points = np.linspace(-80.0, 9.4, 5789)
+    for widths, name in (((3,), "relu"), ((3, 3), "linear")):
+        found = law(widths, name, "he")
+        value, error = found.log_density(np.exp(points))
+        assert np.isfinite(value).all()
+        assert (error <= 1e-9 * (1 + np.abs(value))).all()
+        again, _ = found.log_density(np.exp(np.array([3.5, 4.5])))
+        alone, _ = law(widths, name, "he").log_density(np.exp(np.array([3.5, 4.5])))
+        assert again == pytest.approx(alone, rel=1e-9)
+
+
+def test_negative_moments_where_a_unit_is_dead_too_rarely_for_float64() -> None:
+    with pytest.raises(InputError, match="infinite"):
+        checked_log_moment(PlainLaw(law((2000,))), -0.5)
+    assert math.isfinite(checked_log_moment(PlainLaw(law((2000,), "leaky_relu")), -0.5)[0])
+    after = ActivatedLaw(law((3,), "leaky_relu"), (0.0, 1.0))
+    with pytest.raises(InputError, match="infinite"):
+        checked_log_moment(after, -0.5)
 
 
 def test_widths_to_a_thousand_and_depth_to_a_hundred() -> None:

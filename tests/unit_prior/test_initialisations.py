@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
 from merkhet.core.errors import InputError
+from merkhet.unit_prior.design import initialisations
 from merkhet.unit_prior.design.initialisations import (
     Initialisation,
     LayerLaw,
@@ -148,6 +150,21 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare_initialisations(nn.Flatten(), X)
     with pytest.raises(InputError, match="n = 0"):
         compare_initialisations(dense(), X, n=0)
+
+
+def test_draws_of_all_names_are_told(monkeypatch) -> None:
+    totals, done = [], []
+
+    @contextmanager
+    def bar(what, total, *, unit, shown):
+        totals.append((total, shown))
+        yield done.append
+
+    monkeypatch.setattr(initialisations, "progress_bar", bar)
+    names = ("he", "orthogonal", "init", "laplace")  # exact, copies, a loop, drawn at once
+    compare_initialisations(dense(depth=2), X, names, n=300, progress=False)
+    assert totals == [(1200, False)]
+    assert sum(done) == 1200
 
 
 def test_each_method_is_told_in_one_line_below_the_table() -> None:

@@ -10,6 +10,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
+from merkhet.unit_prior.mellin import directions
 from merkhet.unit_prior.mellin.gamma import log_gamma_ratio, log_gamma_turn, trigamma
 from merkhet.unit_prior.mellin.radii import EPS, ChiRadii, ReluRadii
 from merkhet.unit_prior.mellin.sphere import SlopedRadii
@@ -104,3 +105,37 @@ def test_moduli_on_the_line_stay_under_their_bound(ratio: float) -> None:
         fall = -np.diff(log) / np.diff(tau)
         assert (fall <= rate[1:] * (1 + 1e-9)).all()
         assert (fall >= rate[:-1] * (1 - 1e-9)).all()
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.5])
+def test_every_mth_number_of_active_units_serves_a_wide_layer(
+    ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The terms' sizes are those of numbers up to 2000 log 2, rounded: 1e3 eps.
+    widths, places = np.array([3, 40, 400, 2000]), (-0.9, 0.5, 30.0, 300.0)
+    few = [SlopedRadii(widths, ratio).tilted(c) for c in places]
+    y = np.linspace(-0.2, 0.2, 40)
+    assert len(directions._numbers(2000, y)) < 100
+    monkeypatch.setattr(directions, "ALIASED", math.inf)
+    assert len(directions._numbers(2000, y)) > 400
+    every = [SlopedRadii(widths, ratio).tilted(c) for c in places]
+    tau = np.array([0.0, 1.0, 20.0])
+    for one, other in zip(few, every, strict=True):
+        assert np.abs(one.log - other.log).max() <= 1e3 * EPS
+        assert np.abs(one.turn(tau) - other.turn(tau)).max() <= 1e3 * EPS
+
+
+def test_a_wide_leaky_layer_in_many_digits() -> None:
+    width, c = 300, 40.0
+    found = SlopedRadii(np.array([width]), 0.25).tilted(c)
+    with mp.workdps(30):
+        exact = mp.log(exact_reference.radius(width, mp.mpf(c), (0.25, 1.0)))
+    assert abs(float(found.log[0] - exact)) <= found.slack[0] < 1e-12 * float(exact)
+
+
+def test_very_wide_leaky_layers_take_little_memory_below_their_poles() -> None:
+    # Half the units on each side, all but surely: E V^(c/2) is E chi^c's share of (1 + a^2)/2.
+    width, ratio = 100_000, 1e-100
+    found = SlopedRadii(np.array([width]), ratio).tilted(-2.5)
+    linear = ChiRadii(np.array([width])).tilted(-2.5)
+    assert float(found.log[0] - linear.log[0]) == pytest.approx(-1.25 * math.log(0.5), abs=1e-4)

@@ -13,7 +13,13 @@ from scipy.special import gammaln, kve
 from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.design.penalty_curve import STEP, exact_curve, power_curve, slope_at
+from merkhet.unit_prior.design.penalty_curve import (
+    STEP,
+    exact_curve,
+    known_from,
+    power_curve,
+    slope_at,
+)
 from merkhet.unit_prior.design.regulariser import Regulariser, regulariser
 from merkhet.unit_prior.design.unit_penalty import unit_penalty
 from merkhet.unit_prior.prior import UnitPrior
@@ -42,6 +48,18 @@ class Linear:
         constant -= self.width / 2 * math.log(2) + gammaln(self.width / 2)
         found = constant + order * np.log(radius) + bessel
         return found, np.zeros_like(found)
+
+
+class Unsure(Normal):
+    """A law that is not known at some lengths."""
+
+    def __init__(self, *between: float) -> None:
+        self.between = between
+
+    def log_joint_density(self, radius: Floats, units: int) -> tuple[Floats, Floats]:
+        found, error = super().log_joint_density(radius, units)
+        low, high = self.between
+        return found, np.where((radius > low) & (radius < high), np.nan, error)
 
 
 def penalty(law: object, rate: float, units: int = 1, drop: float = 400.0) -> Regulariser:
@@ -307,13 +325,13 @@ def square(units: Tensor) -> Tensor:
 
 def test_penalties_of_layers_are_sums_over_units_and_means_over_inputs() -> None:
     module, x = network(), torch.randn(5, 4, generator=seeded())
-    first = module[0](x)
+    first = module[0](x).detach()
     with unit_penalty(module, {"0": square, "": square}) as found:
         output = module(x)
         total = found()
         parts = found.by_layer()
     assert parts["0"].item() == pytest.approx(float(first.square().sum()) / 10)
-    assert parts[""].item() == pytest.approx(float(output.square().sum()) / 10)
+    assert parts[""].item() == pytest.approx(float(output.detach().square().sum()) / 10)
     assert total.item() == pytest.approx(sum(part.item() for part in parts.values()))
     total.backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
@@ -403,6 +421,30 @@ def test_units_together_whose_squares_overflow_have_their_length() -> None:
     found = module(torch.tensor([[3e30, 4e30]]))
     assert found.item() == pytest.approx(module(torch.tensor([[5e30, 0.0]])).item(), rel=1e-4)
     assert math.isfinite(found.item())
+
+
+@pytest.mark.parametrize(
+    ("between", "least"),
+    [((1e-9, 1e-8), 1e-3), ((1e-2, 1e-1), 0.1 * math.e), ((1e-2, 0.9), math.inf)],
+)
+def test_a_floor_is_where_all_that_follows_is_known(between, least: float) -> None:
+    found = known_from(Unsure(*between), 2, 1e-3, 1.0)
+    assert least <= found <= least * math.exp(STEP)
+    curve = exact_curve(Unsure(*between), 2, min(found, 1.0), 10.0, 2.0)
+    assert found == math.inf or bool(np.isfinite(curve.pieces).all())
+
+
+def test_units_together_begin_where_their_density_is_known() -> None:
+    """Nearer to 0 than a twentieth of their median it is not, for 12 of 50 units."""
+    prior = UnitPrior((50,), "leaky_relu(0.1)")
+    module = regulariser(prior, 2, units=12)
+    median = float(prior.quantile(0.5, 2)) * math.sqrt(12)
+    assert 1e-3 < module.floor / median < 0.2
+    length = torch.logspace(-4, 0, 50, dtype=torch.float64)
+    found = module(length[:, None] / math.sqrt(12) * torch.ones(12))
+    assert float(found.min()) > -0.1
+    with pytest.raises(InputError, match=r"give floor = 0\.\d+ or more, or take fewer units"):
+        regulariser(prior, 2, units=12, floor=1e-3 * median)
 
 
 @pytest.mark.parametrize("form", ["exact", "asymptotic"])

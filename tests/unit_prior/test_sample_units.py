@@ -20,6 +20,7 @@ from merkhet.unit_prior.sampling.conditional_root import correlation_root, outpu
 from merkhet.unit_prior.sampling.fresh import redraw
 from merkhet.unit_prior.sampling.fresh_roles import roles
 from merkhet.unit_prior.sampling.sample_units import sample_units
+from merkhet.unit_prior.sampling.ways import draw_by_cheapest
 from merkhet.unit_prior.weight_priors import Gaussian, Laplace, WeightPrior, weight_prior
 
 LEVEL = 1e-4  # of a test; seeds are fixed
@@ -406,6 +407,24 @@ def test_layers_that_are_read_or_called_again_draw_weights(how: str) -> None:
     found = sample_units(network, x, "gaussian", 300, generator=seed())
     assert found.method.startswith("conditional" if how == "shape" else "weights drawn")
     same_law(found.values[""], looped(network, x, Gaussian(), 300)[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("network", "prior"),
+    [
+        (mlp(), "gaussian"),  # a chain
+        (Twice(mlp()), "gaussian"),  # weights are drawn
+        (Reading("shape"), "gaussian"),  # outputs are drawn
+        (Reading("again"), "gaussian"),  # which is given up
+        (Reading("nan"), "gaussian"),
+        (mlp(), "init"),
+    ],
+)
+def test_every_draw_is_told_once(network: nn.Module, prior: str) -> None:
+    told: list[int] = []
+    x = x_of(1, 30) if isinstance(network, Reading) else x_of(1, 6)
+    draw_by_cheapest(network, x, weight_prior(prior), 50, None, seed(), tell=told.append)
+    assert sum(told) == 50
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

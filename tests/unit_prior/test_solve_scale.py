@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 
 import pytest
@@ -159,13 +161,24 @@ def test_the_code_draws_the_weights_so() -> None:
     module = nn.Sequential(nn.Linear(500, 400), nn.ReLU(), nn.Linear(400, 300), nn.Linear(300, 9))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec(found.init_code(), {"torch": torch, "module": module})
+        exec(found.init_code(), {"module": module})
     for layer, std in zip((module[0], module[2], module[3]), found.weight_std, strict=True):
         count = layer.weight.numel()
         assert float(layer.weight.detach().std()) == pytest.approx(
             std, rel=5 / math.sqrt(2 * count)
         )
-    assert float(module[0].bias.std()) == pytest.approx(0.1, rel=0.2)
+    assert float(module[0].bias.detach().std()) == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("widths", [(400, 200), (400,), (300, 400)])
+def test_the_code_stops_at_other_widths(widths: tuple[int, ...]) -> None:
+    code = solve_scale("std=2", (400, 300)).init_code()
+    sizes = (5, *widths, 9)
+    module = nn.Sequential(*(nn.Linear(*pair) for pair in itertools.pairwise(sizes)))
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match=r"hidden layers are to be \[400, 300\] wide, not"):
+        exec(code, {"module": module})
+    assert all(torch.equal(before[name], one) for name, one in module.state_dict().items())
 
 
 def test_the_code_of_a_width_names_it() -> None:

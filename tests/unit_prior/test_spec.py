@@ -83,3 +83,12 @@ def test_slopes_are_read_as_numbers() -> None:
         activation("leaky_relu(1")
     with pytest.raises(InputError, match="give finite numbers"):
         two_sided("mine", math.inf, 1.0)
+
+
+def test_the_first_layer_alone_is_a_linear_model() -> None:
+    assert make_spec((3,), "gelu", 3.0, 2.5, 2.0).first_layer().weight_std == (6.5,)
+    for bias in (0.0, 1.0):
+        first = make_spec((3,), "gelu", 1e200, bias, 1e200).first_layer()
+        assert first.exact
+        assert (first.layers, first.weight_std, first.input_norm) == (1, (1e200,), 1e200)
+    assert make_spec((3,), "gelu", 1e-200, 0.5, 1e-200).first_layer().weight_std == (0.5,)

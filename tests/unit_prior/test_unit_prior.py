@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from merkhet.core.errors import InputError
+from merkhet.unit_prior.activations import Activation
 from merkhet.unit_prior.prior import UnitPrior
 
 PAPER = tuple(range(1000, 9, -10))
@@ -225,5 +226,21 @@ def test_numbers_that_are_no_float64() -> None:
     for call in (large.survival, large.moment):
         with pytest.raises(InputError):
             call(10**400, 2)
-    with pytest.raises(InputError, match="order 0 on"):
+    with pytest.raises(InputError, match=r"above -0\.5"):
         UnitPrior((10,), "square").moment(-0.7, 1, post=True)
+
+
+def test_a_probability_is_at_most_one_after_an_activation() -> None:
+    prior = UnitPrior((20, 20), "tanh", bias_std=0.1)
+    for layer in (1, 2):
+        found = prior.log_survival([1e-12, 1e-9, 1e-3], layer, post=True).value
+        assert bool((found <= 0).all())
+
+
+def test_torchs_gelu_is_the_named_one() -> None:
+    given = Activation("gelu", torch.nn.functional.gelu)
+    assert UnitPrior((3,), given).spec.activation == UnitPrior((3,), "gelu").spec.activation
+    mine = Activation("gelu", lambda u: u.sigmoid() * u)
+    assert UnitPrior((3,), mine).spec.activation is mine
+    with pytest.raises(InputError, match="named activations alone"):
+        UnitPrior((3,), mine).moment(-0.1, 1, post=True)

@@ -6,7 +6,9 @@ import copy
 import functools
 import itertools
 import math
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from merkhet.audit import audit
 from merkhet.audit.subject import make_subject
 from merkhet.core.errors import InputError
 from merkhet.models import SmallCNN, Transformer
-from merkhet.report import Section, Subject
+from merkhet.report import Finding, Section, Subject
 from merkhet.unit_prior.analysis.places import Place
 from merkhet.unit_prior.checks import CHECKS, by_depth, dead, looking, over_inputs, over_weights
 from merkhet.unit_prior.checks.by_depth import ratio, scales
@@ -71,6 +73,13 @@ def names(section: Section) -> list[str]:
     return [finding.name for finding in section.findings]
 
 
+def ran(finding: Finding, subject: Subject) -> dict[str, Any]:
+    """Run the code of a finding with nothing but what is the user's: the network, and inputs."""
+    space = {"module": copy.deepcopy(subject.module), "x": subject.preprocess(subject.inputs)}
+    exec(finding.code, space)
+    return space
+
+
 def test_the_tails_of_a_chain_are_exact() -> None:
     section = of_plain("unit_tails")
     for number, path in enumerate(("0", "2", "4")):
@@ -85,7 +94,7 @@ def test_the_tails_of_a_chain_are_exact() -> None:
     assert all("<svg" in picture.svg for picture in section.pictures)
 
 
-def test_units_that_are_heavy_beyond_their_error_are_found() -> None:
+def test_units_that_are_heavy_beyond_their_error_are_found(capsys) -> None:
     units = [
         Unit(Place(f"{number}", "Linear", 4, True, 0), kurtosis, error)
         for number, (kurtosis, error) in enumerate([(3.0, 0.0), (20.0, 6.0), (15.0, 0.0)])
@@ -93,6 +102,8 @@ def test_units_that_are_heavy_beyond_their_error_are_found() -> None:
     (found,) = heavy_units(units)
     assert (found.name, found.value) == ("unit_tails(kurtosis,2)", 15.0)
     assert "solve_scale('kurtosis=4', widths=(100,) * 2)" in found.code
+    ran(found, plain())
+    assert "hidden layers of width" in capsys.readouterr().out
     assert heavy_units(units[:2]) == ()
 
 
@@ -134,6 +145,7 @@ def test_units_that_are_always_off_are_counted(undrawn) -> None:
     assert section.figures["dead_units(fresh,0)"] == pytest.approx(sum(shares) / len(shares))
     assert names(section) == ["dead_units(0)"]
     assert "died since" in section.findings[0].remedy
+    assert isinstance(ran(section.findings[0], subject)["module"][1], nn.LeakyReLU)
     # The output of a chain of these widths is 0 with probability 1 - (1 - 2^-8)^2.
     assert section.figures["dead_units(layer_off)"] == pytest.approx(1 - (1 - 2**-8) ** 2)
 
@@ -156,9 +168,12 @@ def test_channels_are_units_and_functions_are_seen_by_what_they_are_applied_to(
         module.conv.bias[3:] = 100.0
     subject = subject_of(module, drawn(20, 1, 6, 6))
     found, missed = switches(subject)
-    assert [(one.path, one.axis) for one in found] == [("conv", 1)]
+    assert [(one.path, one.axis, one.relu) for one in found] == [("conv", 1, "")]
     assert missed == 0
-    assert dead_units(subject, SECONDS).figures["dead_units(conv)"] == 0.5
+    section = dead_units(subject, SECONDS)
+    assert section.figures["dead_units(conv)"] == 0.5
+    assert "in place of torch.relu" in section.findings[0].code
+    ran(section.findings[0], subject)
     residual = switches(subject_of(Residual()))
     assert ([one.path for one in residual[0]], residual[1]) == (["first"], 1)
 
@@ -173,7 +188,7 @@ def test_scales_are_root_mean_squares(undrawn) -> None:
     module = dense(6, 8, 8, 8, 3)
     subject = subject_of(module)
     section = scales(subject, SECONDS)
-    first = module[0](subject.inputs)
+    first = module[0](subject.inputs).detach()
     wanted = float(first.double().square().mean().sqrt())
     assert section.figures["scales(0)"] == pytest.approx(wanted, rel=1e-6)
     assert names(section) == []
@@ -189,16 +204,40 @@ def test_scales_are_root_mean_squares(undrawn) -> None:
     assert found.figures["scales(fresh,ratio)"] == section.figures["scales(fresh,ratio)"]
 
 
-def test_scales_that_vanish_from_the_start_are_found(undrawn) -> None:
+def test_the_layer_that_has_grown_in_training_is_named_with_its_factor(undrawn) -> None:
+    module = dense(6, 8, 8, 8, 8, 3)
+    with torch.no_grad():
+        module[4].weight.mul_(1e5)
+    subject = subject_of(module)
+    section = scales(subject, SECONDS)
+    assert names(section) == ["scales(ratio)"]
+    (finding,) = section.findings
+    size = section.figures["scales(fresh,4)"]
+    times = section.figures["scales(4)"] / size
+    assert f"layer 4, with units {times:,.0f} times as large as there" in finding.sentence
+    penalty = ran(finding, subject)["loss"]
+    wanted = (module[4](module[:4](subject.inputs)).detach() / float(f"{size:.3g}")).square() / 2
+    assert float(penalty.detach()) == pytest.approx(1e-4 * float(wanted.sum(1).mean()), rel=1e-5)
+
+
+def test_scales_that_vanish_from_the_start_are_found(undrawn, capsys) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [part for _ in range(10) for part in (nn.Linear(20, 20, bias=False), nn.ReLU())]
-    section = scales(subject_of(nn.Sequential(*layers), drawn(40, 20)), SECONDS)
+    subject = subject_of(nn.Sequential(*layers), drawn(40, 20))
+    section = scales(subject, SECONDS)
     # torch's own initialisation shrinks the mean square to a sixth in each ReLU layer.
     assert names(section) == ["scales(fresh,ratio)"]
     logs = math.log(section.figures["scales(fresh,ratio)"]) / (8 * math.log(6**-0.5))
     assert logs == pytest.approx(1.0, abs=0.25)
-    assert "compare_initialisations" in section.findings[0].code
+    (finding,) = section.findings
+    told = re.search(
+        r"units of layer 16 are ([\d,]+) times as small as those of layer 0", finding.sentence
+    )
+    assert float(told[1].replace(",", "")) == pytest.approx(1 / finding.value, rel=0.01)
+    assert re.search(r"step is at layer \d+: 2\.\d+ times as small as", finding.sentence)
+    ran(finding, subject)
+    assert "take he: its scale is kept" in capsys.readouterr().out
 
 
 def test_the_ratio_leaves_the_output_out() -> None:
@@ -217,7 +256,8 @@ def test_a_layer_that_looks_at_rare_inputs_is_heavier_than_fresh_ones(undrawn) -
     with torch.no_grad():
         module[0].weight.zero_()
         module[0].weight[:, 0] = 1.0
-    section = trained_tails(subject_of(module, inputs), SECONDS)
+    subject = subject_of(module, inputs)
+    section = trained_tails(subject, SECONDS)
     assert names(section) == ["trained_tails(kurtosis,2)"]  # which sees the same
     # A share p that is on has kurtosis 1 / (p (1 - p)) - 3, less what the noise takes.
     p = 4 / 300
@@ -225,6 +265,7 @@ def test_a_layer_that_looks_at_rare_inputs_is_heavier_than_fresh_ones(undrawn) -
     assert found == pytest.approx(1 / (p * (1 - p)) - 3, rel=0.05)
     assert section.figures["trained_tails(kurtosis,fresh,0)"] < 9
     assert "over inputs" in section.findings[0].sentence.lower()
+    assert "loss" in ran(section.findings[0], subject)
     assert "over weights" in section.notes[0]
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 from merkhet import cli, data
 from merkhet.unit_prior import commands
-from merkhet.unit_prior.design.initialisations import NAMES
+from merkhet.unit_prior.analysis.analyze import analyze
+from merkhet.unit_prior.design.initialisations import NAMES, compare_initialisations
 from merkhet.unit_prior.prior import UnitPrior
 
 CNN = ("merkhet.models:SmallCNN", "--arguments", '{"widths": [4], "norm": "none"}')
@@ -94,7 +96,7 @@ def test_the_code_that_design_prints_draws_such_weights(capsys) -> None:
     module = nn.Sequential(
         nn.Linear(500, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 1)
     )
-    exec(found["code"], {"module": module, "torch": torch})
+    exec(found["code"], {"module": module})
     for layer, std in zip(module[::2], found["weight_std"], strict=True):
         count = layer.weight.numel()
         assert float(layer.weight.detach().std()) == pytest.approx(std, rel=4 / (2 * count) ** 0.5)
@@ -125,7 +127,9 @@ def test_design_of_a_model_compares_initialisations(capsys) -> None:
         (("analyze", "--widths", "0"), "width 0"),
         (("analyze", "--widths", "5", "--weight-std", "1,2,3"), "weight_std has 3 numbers"),
         (("analyze", "--widths", "5", "--activation", "rely"), "relu"),
-        (("analyze", "--widths", "5", "--prior", "laplace"), "go with MODEL"),
+        (("analyze", "--widths", "5", "--prior", "laplace"), "--prior goes with MODEL"),
+        (("analyze", "--widths", "5", "--size", "8x8"), "--size goes with MODEL"),
+        (("analyze", "net.py:build", *DIGITS, "--weight-std", "2"), "goes with --widths"),
         (("analyze", "--widths", "5", "--out", "net.py"), "is a file"),
         (("analyze", "--widths", "5", "--places", "g_9"), "g_9"),
         (("analyze", "net.py:build", *DIGITS, "--widths", "5"), "give one of them"),
@@ -138,6 +142,9 @@ def test_design_of_a_model_compares_initialisations(capsys) -> None:
         (("design", "--widths", "5", "--target", "std=1", "--layer", "4"), "layer 4"),
         (("design", "--widths", "5", "--target", "std=1", "--out", "a.txt"), "NAME.json"),
         (("design", "net.py:build", *DIGITS, "--target", "std=1"), "--target goes with --widths"),
+        (("design", "net.py:build", *DIGITS, "--layer", "2"), "--layer goes with --widths"),
+        (("design", "--widths", "5", "--target", "std=1", "--names", "he"), "--names goes with"),
+        (("design", "--widths", "5", "--target", "std=1", "--samples", "200"), "--samples goes"),
     ],
 )
 def test_mistakes_are_one_line(given: tuple[str, ...], said: str, capsys) -> None:
@@ -147,5 +154,11 @@ def test_mistakes_are_one_line(given: tuple[str, ...], said: str, capsys) -> Non
     assert len(error.strip().splitlines()) == 1
 
 
-def test_the_default_initialisations_are_the_functions() -> None:
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    [(commands.analyze, analyze), (commands.design, compare_initialisations)],
+)
+def test_the_defaults_are_the_functions(verb: Callable, function: Callable) -> None:
+    draws = inspect.signature(verb).parameters["samples"].default
+    assert draws == inspect.signature(function).parameters["n"].default
     assert tuple(commands.NAMES.split(",")) == NAMES

@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.analysis.weibull_paper import empirical, on_paper
 from merkhet.unit_prior.pictures import plot_by_depth, plot_joint, plot_penalty, plot_survival
+from merkhet.unit_prior.pictures.weibull_paper import empirical, on_paper
 from merkhet.unit_prior.prior import UnitPrior
 
 T = torch.logspace(-3, 2, 60, dtype=torch.float64)
@@ -109,6 +109,53 @@ def test_depth_is_logarithmic_where_values_are_wide_and_leaves_gaps() -> None:
         plot_by_depth({"exact": [math.nan]}, "kurtosis")
 
 
+def ticks(axis) -> list[str]:
+    axis.figure.draw_without_rendering()
+    return [one.get_text() for one in axis.get_xticklabels()]
+
+
+def test_places_are_named_where_names_fit() -> None:
+    def drawn(names: list[str]) -> list[str]:
+        line = {"exact": [3.0] * len(names)}
+        return ticks(plot_by_depth(line, "kurtosis", places=names).axes[0])
+
+    few = ["features.0", "features.4", "output"]
+    assert drawn(few) == few
+    many = [f"blocks.{number}.conv" for number in range(20)]  # on end
+    assert drawn(many) == many
+    for names in ([f"{number}" for number in range(50)], ["a" * 40] * 3):
+        assert not set(names) & set(drawn(names)) - {str(number) for number in range(60)}
+
+
+def test_a_flat_line_is_flat_and_its_numbers_are_whole() -> None:
+    axis = plot_by_depth({"exact": [1.2345, 1.2345 + 1e-12, 1.2345 - 1e-12]}, "std").axes[0]
+    axis.figure.draw_without_rendering()
+    assert axis.yaxis.get_offset_text().get_text() == ""
+    low, high = axis.get_ylim()
+    assert 0.1 < high - low < 0.2
+    told = [float(one.get_text()) for one in axis.get_yticklabels()]
+    assert told == pytest.approx(axis.get_yticks())
+
+
+@pytest.mark.parametrize("reach", [1.2, 3.0, 30.0, 50.0])
+def test_a_short_axis_of_t_has_few_plain_numbers(reach: float) -> None:
+    t = torch.linspace(1, reach, 50, dtype=torch.float64)
+    axis = plot_survival({"units": (t, -t)}).axes[0]
+    low, high = axis.get_xlim()
+    axis.figure.draw_without_rendering()
+    shown = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+    told = {place: one.get_text() for place, one in shown if low <= place <= high}
+    assert 2 <= len(told) <= 8
+    assert all(float(text) == pytest.approx(place) for place, text in told.items())
+    assert not any(one.get_text() for one in axis.get_xticklabels(minor=True))
+
+
+@pytest.mark.parametrize(("layer", "power"), [(1, "2"), (2, "1"), (3, "(2/3)"), (4, "(1/2)")])
+def test_powers_are_told_in_lowest_terms(layer: int, power: str) -> None:
+    title = plot_joint(UnitPrior((5, 5, 5)), layer).axes[1].get_title()
+    assert title.endswith(f"in the limit l_{power} balls")
+
+
 def test_the_penalty_of_a_gaussian_unit_is_its_square() -> None:
     axis = plot_penalty(UnitPrior((5,), input_norm=2), 1).axes[0]
     exact, reading = (line.get_ydata() for line in axis.lines)
@@ -117,7 +164,7 @@ def test_the_penalty_of_a_gaussian_unit_is_its_square() -> None:
     shown = np.isfinite(exact)
     assert exact[shown] == pytest.approx((u[shown] ** 2 - median**2) / 8, abs=1e-9)
     assert reading[shown] == pytest.approx(exact[shown], abs=1e-6)
-    assert "0.125 |u|^(2/1)" in texts(axis.figure)[1]
+    assert "0.125 |u|^2 +" in texts(axis.figure)[1]
 
 
 def test_the_penalty_is_minus_the_log_density_and_symmetric() -> None:

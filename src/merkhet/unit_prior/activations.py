@@ -71,11 +71,16 @@ def _two_sided(below: float, above: float, u: Tensor) -> Tensor:
     return torch.where(u < 0, below * u, above * u)
 
 
+def _gelu(u: Tensor) -> Tensor:
+    """Return u Phi(u): torch's own loses its digits from u = -3 down and is 0 below -8.3."""
+    return 0.5 * u * torch.erfc(u * -math.sqrt(0.5))
+
+
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "selu": F.selu,
     "celu": F.celu,
-    "gelu": F.gelu,
+    "gelu": _gelu,
     "silu": F.silu,
     "mish": F.mish,
     "softplus": F.softplus,
@@ -94,6 +99,7 @@ BOUNDED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 TWO_SIDED = {"relu": (0.0, 1.0), "linear": (1.0, 1.0), "abs": (-1.0, 1.0)}
 SLOPED = {"leaky_relu": 0.01, "prelu": 0.25}  # by torch's slopes below 0
+PROBES = torch.tensor([-3.0, -1.0, -0.1, 0.0, 0.1, 0.7, 3.0], dtype=torch.float64)
 NAMES = (*TWO_SIDED, *SLOPED, *SMOOTH, *BOUNDED, "square")
 
 
@@ -102,15 +108,15 @@ def activation(given: str | Activation) -> Activation:
 
     Args:
         given: One of `NAMES`; "leaky_relu(0.2)" gives the slope below 0. An `Activation` is
-            handed back: for a function of your own write
-            `Activation("mine", function, growth=1.0)`.
+            handed back, but for one that is a named one by its name and its values: for a
+            function of your own write `Activation("mine", function, growth=1.0)`.
 
     Raises:
         InputError: No such activation, whose nearest is named, or a slope that is no finite
             number.
     """
     if isinstance(given, Activation):
-        return given
+        return _named(given)
     match = CALL.fullmatch(given.strip().lower()) if isinstance(given, str) else None
     if match is None:
         raise InputError(f"activation {given!r}: write a name, as in 'relu' or 'leaky_relu(0.2)'")
@@ -127,6 +133,16 @@ def activation(given: str | Activation) -> Activation:
         return Activation(name, torch.square, growth=2.0)
     growth = float(name in SMOOTH)
     return Activation(name, (SMOOTH | BOUNDED)[name], growth)
+
+
+def _named(given: Activation) -> Activation:
+    """Return the named activation that a given one is, or itself: torch's GELU has fewer digits."""
+    own = (SMOOTH | BOUNDED).get(given.name)
+    if own is None or given.function is own or given.slopes is not None:
+        return given
+    with torch.no_grad():
+        same = torch.allclose(given(PROBES), own(PROBES), rtol=1e-6, atol=0)
+    return activation(given.name) if same else given
 
 
 def _slope(text: str, given: object) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import Activation
 from merkhet.unit_prior.answer import Answer
-from merkhet.unit_prior.laws.effective import effective_tail
+from merkhet.unit_prior.laws.effective import asymptotic_tail, effective_tail
 from merkhet.unit_prior.laws.law import Law
 from merkhet.unit_prior.laws.moments import checked_log_moment
 from merkhet.unit_prior.laws.points import (
@@ -24,11 +24,7 @@ from merkhet.unit_prior.laws.points import (
     lengths,
 )
 from merkhet.unit_prior.laws.quantiles import quantile
-from merkhet.unit_prior.laws.unit_laws import (
-    UnitLaws,
-    joint_log_density,
-    log_survival_from_zero,
-)
+from merkhet.unit_prior.laws.unit_laws import UnitLaws, joint_log_density, log_survival_from_zero
 from merkhet.unit_prior.spec import Spec, make_spec
 
 
@@ -109,8 +105,7 @@ class UnitPrior:
             InputError: Negative or NaN t, or no such layer.
         """
         unit = self._laws.unit(layer, post)
-        value, error = log_survival_from_zero(unit, as_sizes(t, "t"))
-        return as_answer(value, error, unit.method)
+        return as_answer(*log_survival_from_zero(unit, as_sizes(t, "t")), unit.method)
 
     def survival(self, t: Any, layer: int, *, post: bool = False) -> Answer:
         """Return P(|u| > t), as `log_survival` takes its arguments."""
@@ -180,7 +175,7 @@ class UnitPrior:
         return as_answer(value.reshape(logs.shape), error.reshape(logs.shape), unit.method)
 
     def moment(self, order: float, layer: int, *, post: bool = False) -> Answer:
-        """Return E|u|^order, refused where it is infinite."""
+        """Return E|u|^order, refused where it is infinite: for some orders below 0."""
         unit = self._laws.unit(layer, post)
         return as_plain(*checked_log_moment(unit, order), unit.moment_method)
 
@@ -218,15 +213,10 @@ class UnitPrior:
     def tail_parameter(self, layer: int, *, post: bool = False) -> float:
         """Return theta of the tail exp(-t^(1/theta)) as t grows without end.
 
-        1/2 in layer 1; growth * theta + 1/2 from layer to layer, and growth * theta after the
-        activation: layer / 2, before and after, where phi is linear on a side. What is seen at a
-        probability is `effective_tail`.
+        It is layer / 2, before and after the activation, where phi is linear on a side. What is
+        seen at a probability is `effective_tail`.
         """
-        self.spec.check_layer(layer, post=post)
-        growth, theta = self.spec.activation.growth, 0.5
-        for _ in range(layer - 1):
-            theta = growth * theta + 0.5
-        return growth * theta if post else theta
+        return asymptotic_tail(self.spec, layer, post=post)
 
     def effective_tail(
         self, p: Any, layer: int, *, post: bool = False, log_p: Any = None

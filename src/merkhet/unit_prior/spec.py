@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.activations import Activation, activation
+from merkhet.unit_prior.activations import Activation, activation, two_sided
 
 HE = math.sqrt(2.0)
 WIDEST = 10**7  # a ReLU layer's law is a sum over its units: half a minute here
@@ -46,6 +46,13 @@ class Spec:
     def exact(self) -> bool:
         """Whether a unit is a product of independent factors: phi homogeneous, no bias."""
         return self.activation.homogeneous and self.bias_std == 0
+
+    def first_layer(self) -> Spec:
+        """Return the first layer alone, as a linear model without bias and of the same law."""
+        linear, without = two_sided("linear", 1.0, 1.0), self.weight_std[0] * self.input_norm
+        if self.bias_std == 0 or math.isinf(without):
+            return Spec((), linear, self.weight_std[:1], 0.0, self.input_norm)
+        return Spec((), linear, (math.hypot(without, self.bias_std),), 0.0, 1.0)
 
     def check_layer(self, layer: int, *, post: bool = False) -> int:
         """Return `layer` if there is such a one.

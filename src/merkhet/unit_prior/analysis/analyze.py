@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from merkhet.core.building import as_generator, check_counts
 from merkhet.core.errors import InputError, choose
-from merkhet.core.graph import Unknown
+from merkhet.core.graph import Unknown, trace
+from merkhet.core.progress import progress_bar
+from merkhet.unit_prior.analysis.dense_chains import Chain, chain_of
 from merkhet.unit_prior.analysis.exact import Where, exact_curve, exact_row, prior_places
 from merkhet.unit_prior.analysis.figures import MOST_CURVES, spread
 from merkhet.unit_prior.analysis.places import MOST_PLACES, Place, first_example, places
 from merkhet.unit_prior.analysis.result import Analysis, Row
 from merkhet.unit_prior.analysis.sampled import sampled_row
-from merkhet.unit_prior.chain import Where as Places
-from merkhet.unit_prior.chain import as_unit_prior
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.rules.tail_rule import Tail, TailReading, tail_rule
-from merkhet.unit_prior.sampling.sample_units import sample_units
+from merkhet.unit_prior.rules.tail_rule import Tail, TailReading, read_tails
+from merkhet.unit_prior.sampling.ways import draw_by_cheapest
 from merkhet.unit_prior.weight_priors import WeightPrior
 from merkhet.unit_prior.weight_priors import weight_prior as parse
 
+DRAWS = 2000  # where none are asked for: the command line has the same
 PROBABILITIES = (1e-2, 1e-3, 1e-5)
 OF_SAMPLES = (
     "intervals are 95 %, of the sampling error; theta(p) is Hill's estimate beyond p; the kurtosis "
@@ -32,14 +33,30 @@ OF_SAMPLES = (
 )
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How units are drawn.
+
+    Attributes:
+        n: Draws.
+        generator: Of the draws.
+        progress: Whether a terminal shows a bar.
+    """
+
+    n: int
+    generator: torch.Generator
+    progress: bool
+
+
 def analyze(
     module: nn.Module | UnitPrior,
     x: Any = None,
     weight_prior: str | WeightPrior = "gaussian",
     *,
-    n: int = 10_000,
+    n: int = DRAWS,
     paths: Sequence[str] | None = None,
     generator: int | torch.Generator = 0,
+    progress: bool = True,
 ) -> Analysis:
     """Return what a prior on weights says about units, layer by layer, for one input.
 
@@ -58,6 +75,7 @@ def analyze(
         paths: Module paths; by default those of modules with weights and of activations, at most
             60. Of a `UnitPrior` "g_1", "h_1" = phi(g_1), "g_2" and so on.
         generator: Of the draws, or a seed.
+        progress: Whether a terminal shows a bar.
 
     Raises:
         InputError: x is missing, not finite or without a batch; the network does not run on it; a
@@ -68,27 +86,26 @@ def analyze(
         1.5
     """
     check_counts(n=n)
-    source = as_generator(generator)
+    how = Drawing(n, as_generator(generator), progress)
     if isinstance(module, UnitPrior):
         if x is not None:
             raise InputError("a UnitPrior has its own input: give analyze(prior) without x")
-        return _of_prior(module, n, paths, source)
+        return _of_prior(module, paths, how)
     if x is None:
         raise InputError("give an input that the network takes, as in analyze(module, x)")
     prior, example = parse(weight_prior), first_example(x)
     found, notes = _chosen(places(module, example, paths), paths)
-    reading = tail_rule(module, example, prior)
-    chain = _chain(module, example, prior)
-    if isinstance(chain, str):
-        made = _by_draws(module, example, prior, found, reading, n, source)
-        notes = (*notes, f"no exact law: {chain}")
-    else:
-        law, where = chain
-        given = {place.path: (place, where[place.path]) for place in found}
-        made = _by_law(law, given, n, source)
-        rows = tuple(ruled(row, reading.modules[row.path]) for row in made.rows)
-        made = replace(made, rows=rows, prior=str(prior))
-    return replace(made, notes=(*notes, *made.notes))
+    network = trace(module, example)
+    reading = read_tails(module, network, prior)
+    zero = isinstance(example, Tensor) and example.is_floating_point() and not example.any()
+    chain = "the input is 0" if zero else chain_of(module, network, example, prior)
+    law = chain if isinstance(chain, str) else _law(chain)
+    if isinstance(chain, str) or isinstance(law, str):
+        made = _by_draws(module, example, found, reading, chain, how)
+        return replace(made, notes=(*notes, f"no exact law: {law}", *made.notes))
+    made = _by_law(law, {place.path: (place, chain[1][place.path]) for place in found}, how)
+    rows = tuple(ruled(row, reading.modules[row.path]) for row in made.rows)
+    return replace(made, rows=rows, prior=str(prior), notes=(*notes, *made.notes))
 
 
 def ruled(row: Row, tail: Tail | Unknown) -> Row:
@@ -105,16 +122,14 @@ def ruled(row: Row, tail: Tail | Unknown) -> Row:
     )
 
 
-def _of_prior(
-    prior: UnitPrior, n: int, paths: Sequence[str] | None, generator: torch.Generator
-) -> Analysis:
+def _of_prior(prior: UnitPrior, paths: Sequence[str] | None, how: Drawing) -> Analysis:
     """Return the analysis of a prior without a network."""
     known = prior_places(prior)
     for path in paths or ():
         choose("place", path, known)
     asked = list(known) if paths is None else list(dict.fromkeys(paths))
     found, notes = _chosen([known[path][0] for path in asked], paths)
-    made = _by_law(prior, {place.path: known[place.path] for place in found}, n, generator)
+    made = _by_law(prior, {place.path: known[place.path] for place in found}, how)
     return replace(made, notes=notes)
 
 
@@ -132,63 +147,60 @@ def _chosen(found: list[Place], paths: Sequence[str] | None) -> tuple[list[Place
     return spread(found, MOST_PLACES), (note,)
 
 
-def _chain(module: nn.Module, example: Any, prior: WeightPrior) -> tuple[UnitPrior, Places] | str:
-    """Return a network as a chain of dense layers with its places by path, or why it is none."""
-    if isinstance(example, Tensor) and example.is_floating_point() and not example.any():
-        return "the input is 0"
-    found = as_unit_prior(module, example, prior)
-    if isinstance(found, str):
-        return found
-    law = UnitPrior.from_spec(found[0])
+def _law(chain: Chain) -> UnitPrior | str:
+    """Return the law of a chain's units, or why there is none."""
+    law = UnitPrior.from_spec(chain[0])
     try:
         law.law(law.spec.layers)
     except InputError as error:  # of an activation that grows too fast
         return str(error)
-    return law, found[1]
+    return law
 
 
-def _by_law(
-    prior: UnitPrior,
-    given: dict[str, tuple[Place, Where]],
-    n: int,
-    generator: torch.Generator,
-) -> Analysis:
+def _by_law(prior: UnitPrior, given: dict[str, tuple[Place, Where]], how: Drawing) -> Analysis:
     """Return the analysis of a chain, with exact curves and draws of a few places beside them."""
-    rows = tuple(exact_row(prior, place, where, PROBABILITIES) for place, where in given.values())
-    shown = _shown(rows)
-    curves = {path: exact_curve(prior, given[path][1]) for path in shown}
-    samples = {}
-    for path in shown:
-        layer, post = given[path][1]
-        samples[path] = prior.sample(n, layer, generator, post=post)
-    return Analysis(rows, repr(prior), n, (), curves, samples, prior)
+    rows, curves, samples = [], {}, {}
+    shown = _shown([place for place, _ in given.values()])
+    steps = len(given) + len(shown)
+    with progress_bar("law", steps, unit="rows and curves", shown=how.progress) as tell:
+        for place, where in given.values():
+            rows.append(exact_row(prior, place, where, PROBABILITIES))
+            tell(1)
+        for path in shown:
+            layer, post = given[path][1]
+            curves[path] = exact_curve(prior, given[path][1])
+            samples[path] = prior.sample(how.n, layer, how.generator, post=post)
+            tell(1)
+    return Analysis(tuple(rows), repr(prior), how.n, (), curves, samples, prior)
 
 
 def _by_draws(
     module: nn.Module,
     example: Any,
-    prior: WeightPrior,
     found: list[Place],
     reading: TailReading,
-    n: int,
-    generator: torch.Generator,
+    chain: Chain | str,
+    how: Drawing,
 ) -> Analysis:
     """Return the analysis of any network from draws of its weights."""
-    units = {place.path: [place.unit] for place in found}
-    drawn = sample_units(module, example, prior, n, units, generator)
-    samples = {path: values[:, 0, 0] for path, values in drawn.values.items()}
+    units, prior = {place.path: [place.unit] for place in found}, reading.prior
+    with progress_bar("units", how.n, unit="draws", shown=how.progress) as tell:
+        drawn, method = draw_by_cheapest(
+            module, example, prior, how.n, units, how.generator, chain=chain, tell=tell
+        )
+    samples = {path: values[:, 0, 0] for path, values in drawn.items()}
     rows = []
     for place in found:
         tail = reading.modules[place.path]
         index = None if isinstance(tail, Unknown) else tail.index
         row = sampled_row(place, samples[place.path], PROBABILITIES, index)
         rows.append(ruled(row, tail))
-    shown = _shown(rows)
-    notes = (f"{n:,} draws, {drawn.method}", OF_SAMPLES)
-    return Analysis(tuple(rows), str(prior), n, notes, {}, {path: samples[path] for path in shown})
+    notes = (f"{how.n:,} draws, {method}", OF_SAMPLES)
+    of_shown = {path: samples[path] for path in _shown(found)}
+    return Analysis(tuple(rows), str(prior), how.n, notes, {}, of_shown)
 
 
-def _shown(rows: Sequence[Row]) -> list[str]:
+def _shown(found: Sequence[Place]) -> list[str]:
     """Return the places whose survival is drawn: after weights, and the output."""
-    deep = [row.path for row in rows if row.weighted or not row.path]
-    return spread(deep or [row.path for row in rows], MOST_CURVES)
+    deep = [place.path for place in found if place.weighted or not place.path]
+    return spread(deep or [place.path for place in found], MOST_CURVES)

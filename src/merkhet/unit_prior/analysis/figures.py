@@ -11,6 +11,7 @@ from merkhet.unit_prior.analysis.result import Analysis, Measured, Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES = ("survival", "kurtosis", "std", "penalty", "joint")
 MOST_CURVES = 6
 GAUSSIAN = ("Gaussian", 3.0)
 
@@ -80,5 +81,9 @@ def _by_depth(name: str, rows: Sequence[Row], reference: tuple[str, float] | Non
     words = "estimates from samples" if any(one.interval for one in given) else "exact"
     ends = [one.interval or (value, value) for one, value in zip(given, values, strict=True)]
     return plot_by_depth(
-        {words: values}, f"{name} of a unit", intervals={words: ends}, reference=reference
+        {words: values},
+        f"{name} of a unit",
+        places=[row.path or "output" for row in rows],
+        intervals={words: ends},
+        reference=reference,
     )

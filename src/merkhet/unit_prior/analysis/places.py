@@ -66,7 +66,8 @@ def places(module: nn.Module, example: Any, paths: Sequence[str] | None) -> list
             output where it is another tensor than the last of these.
 
     Raises:
-        InputError: A path does not exist, or the network does not run its module.
+        InputError: A path does not exist, the network does not run its module, or a layer has
+            no width.
     """
     asked = list(_candidates(module)) if paths is None else list(dict.fromkeys(paths))
     args, kwargs = as_call(example)
@@ -110,8 +111,17 @@ def _candidates(module: nn.Module) -> Iterator[str]:
 
 
 def _place(path: str, module: nn.Module, output: Tensor) -> Place:
-    """Return the place of a module's output (1, ...)."""
+    """Return the place of a module's output (1, ...).
+
+    Raises:
+        InputError: It has no units, or weights without entries.
+    """
     shape = tuple(output.shape[1:])
+    sizes = (tuple(one.shape) for one in module.parameters(recurse=False) if one.dim() >= 2)
+    for size in (shape, *sizes):
+        if 0 in size:
+            where = repr(path) if path else "the network's output"
+            raise InputError(f"{where} has a width of 0 in {size}: give widths from 1 on")
     channels_first = len(shape) > 2 or isinstance(module, nn.modules.conv._ConvNd)
     positions = shape[1:] if channels_first else shape[:-1]
     steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]

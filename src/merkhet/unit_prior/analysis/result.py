@@ -183,6 +183,8 @@ class Analysis:
     def save(self, folder: Path | str) -> list[Path]:
         """Write analysis.json and a PNG for each figure, each whole or not at all.
 
+        In a folder with an analysis.json, figures of it that this one lacks are removed.
+
         Args:
             folder: Where to; made if it is not there.
 
@@ -190,13 +192,17 @@ class Analysis:
             The files.
         """
         from merkhet.core.files import atomic_file, write_text
+        from merkhet.unit_prior.analysis.figures import NAMES
 
         files = [Path(folder) / "analysis.json"]
+        earlier = {Path(folder) / f"{name}.png" for name in NAMES if files[0].exists()}
         write_text(files[0], json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
         for name, made in self.plots().items():
             files.append(Path(folder) / f"{name}.png")
             with atomic_file(files[-1]) as aside:
                 made.savefig(aside, format="png", dpi=110)
+        for stale in earlier - set(files):
+            stale.unlink(missing_ok=True)
         return files
 
     def _reasons(self) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from merkhet.report import Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
 from merkhet.unit_prior.checks.looking import (
+    COMPARE,
     PASSES,
     affordable,
     fresh_networks,
@@ -87,9 +89,14 @@ def ratio(sizes: dict[str, float], paths: Sequence[str]) -> float:
     NaN where there is one layer only, or a size of 0; the output's own scale is that of the
     targets.
     """
-    hidden = list(paths[:-1]) if len(paths) > 2 else list(paths)
+    hidden = _hidden(paths)
     first, last = sizes[hidden[0]], sizes[hidden[-1]]
     return last / first if len(hidden) > 1 and first > 0 and last > 0 else math.nan
+
+
+def _hidden(paths: Sequence[str]) -> list[str]:
+    """Return the layers before the output, where there are two or more."""
+    return list(paths[:-1]) if len(paths) > 2 else list(paths)
 
 
 def _far(value: float) -> float:
@@ -117,43 +124,59 @@ def _findings(
     """Find scales that explode or vanish."""
     there, here = ratio(fresh, paths), ratio(now, paths)
     if _far(there) > FAR:
-        return (_at_the_start(there),)
-    if _far(here) > VERY_FAR:
-        return (_since(here, there, max(paths[:-1], key=lambda path: now[path])),)
+        return (_at_the_start(fresh, _hidden(paths)),)
+    if _far(here) > VERY_FAR and there > 0:
+        return (_since(now, fresh, _hidden(paths)),)
     return ()
 
 
-def _at_the_start(there: float) -> Finding:
+def _at_the_start(fresh: dict[str, float], hidden: Sequence[str]) -> Finding:
     """Return the finding of an initialisation that does not keep the scale."""
-    word = "grow" if there > 1 else "shrink"
+    there = fresh[hidden[-1]] / fresh[hidden[0]]
+    alive = [path for path in hidden if fresh[path] > 0]
+    steps = {path: fresh[path] / fresh[before] for before, path in pairwise(alive)}
+    worst = max(steps, key=lambda path: _far(steps[path]))
     return Finding(
         name="scales(fresh,ratio)",
         value=there,
-        sentence=f"In freshly initialised networks units {word} {_far(there):.3g} times from the "
-        "first layer to the last before the output: gradients do as much the other way.",
-        yardstick=f"1; up to {FAR:g} trains without trouble",
-        remedy="Compare initialisations on this network and take one that keeps the scale, or put "
-        "norms between layers.",
-        code="from merkhet.unit_prior import compare_initialisations; "
-        "print(compare_initialisations(module, preprocess(inputs[:1])))",
+        sentence=f"In freshly initialised networks the units of layer {hidden[-1]} are "
+        f"{_told(there)} as those of layer {hidden[0]}, the first: gradients change as much the "
+        f"other way. The largest step is at layer {worst}: {_told(steps[worst])} as at the one "
+        "before.",
+        yardstick=f"1; up to {FAR:g} times larger or smaller trains without trouble",
+        remedy="Take an initialisation that keeps the scale of this network, for which this "
+        "compares some at an input x, or put norms between layers.",
+        code=COMPARE,
         weight=min(0.6, 0.2 + 0.1 * math.log10(_far(there))),
     )
 
 
-def _since(here: float, there: float, largest: str) -> Finding:
+def _since(now: dict[str, float], fresh: dict[str, float], hidden: Sequence[str]) -> Finding:
     """Return the finding of scales that training has driven apart."""
-    word = "grow" if here > 1 else "shrink"
+    here = now[hidden[-1]] / now[hidden[0]]
+    moved = {path: now[path] / fresh[path] for path in hidden if now[path] * fresh[path] > 0}
+    worst = max(moved, key=lambda path: _far(moved[path]))
     return Finding(
         name="scales(ratio)",
         value=here,
-        sentence=f"Units {word} {_far(here):.3g} times from the first layer to the last before "
-        "the output: half precision and quantised layers lose the small ones.",
-        yardstick=f"freshly initialised networks: {there:.3g}",
-        remedy="Weight decay, or a penalty on the units of the layer that has grown, as of a "
-        "normal prior of the scale input_norm, keeps scales together.",
-        code=penalty_code(largest),
+        sentence=f"The units of layer {hidden[-1]} are {_told(here)} as those of layer "
+        f"{hidden[0]}, the first: half precision and quantised layers lose the small ones. "
+        f"Furthest from fresh networks is layer {worst}, with units {_told(moved[worst])} as "
+        "there.",
+        yardstick="freshly initialised networks: "
+        f"{_told(fresh[hidden[-1]] / fresh[hidden[0]])} as in the first layer",
+        remedy=f"A penalty on the units of layer {worst} draws them back to the size of fresh "
+        f"networks, {fresh[worst]:.3g}; weight decay does so more slowly.",
+        code=penalty_code(worst, fresh[worst]),
         weight=min(0.4, 0.1 * math.log10(_far(here))),
     )
+
+
+def _told(times: float) -> str:
+    """Return a ratio in words that "as" follows."""
+    far = _far(times)
+    told = f"{far:.3g}" if far < 1000 else f"{far:,.0f}"
+    return f"{told} times as {'large' if times >= 1 else 'small'}"
 
 
 def _table(
@@ -182,7 +205,7 @@ def _pictures(
         return ()
     lines = {"here": list(now.values()), "fresh networks": list(fresh.values())}
     spread = {"fresh networks": [_ends(copies, path) for path in now]}
-    drawn = plot_by_depth(lines, "root mean square of units", intervals=spread)
+    drawn = plot_by_depth(lines, "root mean square of units", places=list(now), intervals=spread)
     caption = "Root mean square of units over inputs, by depth; the band, all fresh networks."
     return (Picture(caption, to_svg(drawn)),)
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from merkhet.core.graph import Network, Node
 from merkhet.report import Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
-from merkhet.unit_prior.chain import as_unit_prior
+from merkhet.unit_prior.analysis.dense_chains import chain_of
 from merkhet.unit_prior.checks.looking import (
+    COMPARE,
     PASSES,
     affordable,
     example_of,
@@ -21,6 +22,7 @@ from merkhet.unit_prior.checks.looking import (
 )
 from merkhet.unit_prior.pictures import plot_by_depth
 from merkhet.unit_prior.prior import UnitPrior
+from merkhet.unit_prior.weight_priors import Gaussian
 
 SWITCHES = ("relu", "relu6")  # 0 below 0, with a gradient of 0 there
 MANY = 0.05  # of a layer's units; more that are dead are a finding
@@ -33,10 +35,12 @@ class Switch:
     Attributes:
         path: Of the module whose output is looked at: the activation, or what it is applied to.
         axis: Of the output, that counts units: features, or channels with all their positions.
+        relu: Path of the ReLU's own module; "" where it is a function.
     """
 
     path: str
     axis: int
+    relu: str = ""
 
 
 @dataclass
@@ -82,7 +86,7 @@ def dead_units(subject: Subject, seconds: float) -> Section:
     return Section(
         title="Dead units",
         summary=_summary(now, fresh, count),
-        findings=_findings(subject, now, fresh),
+        findings=_findings({switch.path: switch.relu for switch in watched}, now, fresh),
         tables=(_table(now, fresh),),
         pictures=_pictures(now, fresh),
         figures=_figures(now, fresh) | ({} if off is None else {"dead_units(layer_off)": off}),
@@ -97,7 +101,8 @@ def switches(subject: Subject) -> tuple[list[Switch], int]:
     own module gave last.
     """
     network, found, missed = subject.network, dict[str, Switch](), 0
-    leaves = {path for path, part in subject.module.named_modules() if not list(part.children())}
+    parts = dict(subject.module.named_modules())
+    leaves = {path for path, part in parts.items() if not list(part.children())}
     for node in network.nodes:
         if node.op not in SWITCHES:
             continue
@@ -106,7 +111,8 @@ def switches(subject: Subject) -> tuple[list[Switch], int]:
         if path is None:
             missed += 1
         else:
-            found[path] = Switch(path, _axis(subject, node))
+            own = isinstance(parts.get(node.path), nn.ReLU | nn.ReLU6)
+            found[path] = Switch(path, _axis(subject, node), node.path if own else "")
     return list(found.values()), missed
 
 
@@ -132,7 +138,7 @@ def _dead(
 
 def _off(subject: Subject) -> float | None:
     """Return the probability that the output of a fresh chain is 0, exactly; None elsewhere."""
-    chain = as_unit_prior(subject.module, example_of(subject), "gaussian")
+    chain = chain_of(subject.module, subject.network, example_of(subject), Gaussian())
     if isinstance(chain, str):
         return None
     prior = UnitPrior.from_spec(chain[0])
@@ -156,7 +162,7 @@ def _summary(now: dict[str, float], fresh: dict[str, list[float]], count: int) -
 
 
 def _findings(
-    subject: Subject, now: dict[str, float], fresh: dict[str, list[float]]
+    relus: dict[str, str], now: dict[str, float], fresh: dict[str, list[float]]
 ) -> tuple[Finding, ...]:
     """Find layers with dead units: more than fresh ones have, or fresh ones that have many."""
     worst = max(now, key=lambda path: now[path])
@@ -164,7 +170,7 @@ def _findings(
     died = now[worst] > 2 * most
     if now[worst] < MANY or not (died or usual >= MANY):
         return ()
-    remedy, code = _remedy(subject, died)
+    remedy, code = _remedy(relus[worst], died)
     return (
         Finding(
             name=f"dead_units({worst})",
@@ -180,20 +186,21 @@ def _findings(
     )
 
 
-def _remedy(subject: Subject, died: bool) -> tuple[str, str]:
-    """Return what to do about dead units, in words and as a line."""
-    if died:
+def _remedy(relu: str, died: bool) -> tuple[str, str]:
+    """Return what to do about the dead units before a ReLU, in words and as lines."""
+    if not died:
         return (
-            "In fresh networks they are alive, so they died since: a lower learning rate, a "
-            "warm-up, or a slope below 0 keeps units alive.",
-            "torch.nn.LeakyReLU(0.1)  # in place of torch.nn.ReLU()",
+            "They are dead from the start: a wider layer, a slope below 0, or another "
+            "initialisation of weights and biases, of which this compares some at an input x.",
+            COMPARE,
         )
-    prepared = "preprocess(inputs[:1])" if subject.kind != "tokens" else "inputs[:1]"
+    leaky = "torch.nn.LeakyReLU(0.1)"
     return (
-        "They are dead from the start: a wider layer, a slope below 0, or another initialisation "
-        "of weights and biases.",
-        "from merkhet.unit_prior import compare_initialisations; "
-        f"print(compare_initialisations(module, {prepared}))",
+        "In fresh networks they are alive, so they died since: a lower learning rate, a warm-up, "
+        "or a slope below 0 keeps units alive.",
+        f"import torch\nmodule.set_submodule({relu!r}, {leaky})"
+        if relu
+        else f"import torch\n{leaky}  # in place of torch.relu",
     )
 
 
@@ -215,7 +222,7 @@ def _pictures(now: dict[str, float], fresh: dict[str, list[float]]) -> tuple[Pic
         "here": [100 * share for share in now.values()],
         "fresh networks": [100 * _mean(values) for values in fresh.values()],
     }
-    drawn = plot_by_depth(shares, "% of units that are always 0")
+    drawn = plot_by_depth(shares, "% of units that are always 0", places=list(now))
     return (Picture("Units that are 0 for all inputs of the sample, by depth.", to_svg(drawn)),)
 
 

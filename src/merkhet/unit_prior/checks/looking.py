@@ -80,13 +80,25 @@ def affordable(subject: Subject, seconds: float, passes: float) -> int:
     return min(len(subject.inputs), fitting)
 
 
-def penalty_code(path: str) -> str:
-    """Return lines that penalise the units of a layer as under a normal prior of scale 1."""
+COMPARE = (  # `module` and `x` are the user's: the network, and inputs as it takes them
+    "from merkhet.unit_prior import compare_initialisations\n"
+    "print(compare_initialisations(module, x))"
+)
+
+
+def penalty_code(path: str, size: float = 1.0) -> str:
+    """Return lines that penalise the units of a layer as under a normal prior.
+
+    Args:
+        path: Of the layer.
+        size: Standard deviation of that prior.
+    """
+    scaled = "u" if size == 1 else f"(u / {size:.3g})"
     return (
-        "from merkhet.unit_prior import UnitPrior, regulariser, unit_penalty; "
-        "normal = regulariser(UnitPrior((1,), input_norm=1.0), 1)\n"
-        f"with unit_penalty(module, {{{path!r}: normal}}) as penalty: "
-        "loss = criterion(module(inputs), labels) + 1e-4 * penalty()"
+        "from merkhet.unit_prior import unit_penalty\n"
+        f"with unit_penalty(module, {{{path!r}: lambda u: {scaled}.square() / 2}}) as penalty:\n"
+        "    module(x)\n"
+        "    loss = 1e-4 * penalty()  # to be added to the loss of every step"
     )
 
 

@@ -169,8 +169,8 @@ def _findings(now: dict[str, Tails], fresh: dict[str, list[Tails]]) -> tuple[Fin
             "quantisation and half precision dislike.",
             yardstick=f"the same network freshly initialised, on the same inputs: "
             f"{_mean(fresh[worst]):.3g}",
-            remedy="A penalty on the units of that layer draws far ones in, as it does those of a "
-            "normal prior of the scale that they should have (input_norm).",
+            remedy="A penalty on the units of that layer, as of a normal prior, draws far ones "
+            "in; divide u by the size that they should have.",
             code=penalty_code(worst),
             weight=min(0.4, 0.1 * math.log2(times)),
         ),
@@ -207,7 +207,9 @@ def _pictures(now: dict[str, Tails], fresh: dict[str, list[Tails]]) -> tuple[Pic
         "here": [one.kurtosis for one in now.values()],
         "fresh networks": [_mean(found) for found in fresh.values()],
     }
-    depth = plot_by_depth(lines, "kurtosis over inputs", reference=("normal", NORMAL))
+    depth = plot_by_depth(
+        lines, "kurtosis over inputs", places=list(now), reference=("normal", NORMAL)
+    )
     worst = max(known, key=lambda path: known[path].kurtosis)
     points = {f"{worst}, here": known[worst].values.flatten()}
     if fresh[worst][0].values.numel():

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from merkhet.core.errors import InputError
-from merkhet.core.graph import Unknown
+from merkhet.core.graph import Unknown, trace
 from merkhet.report import Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
+from merkhet.unit_prior.analysis.dense_chains import chain_of
 from merkhet.unit_prior.analysis.places import Place
-from merkhet.unit_prior.chain import as_unit_prior
 from merkhet.unit_prior.checks.looking import example_of, layers_of
+from merkhet.unit_prior.checks.weight_units import Unit, exact_units, sampled_units
 from merkhet.unit_prior.design.initialisations import tail_told
 from merkhet.unit_prior.pictures import plot_by_depth, plot_survival
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.rules.tail_rule import TailReading, tail_rule
-from merkhet.unit_prior.sampling.initialised import moments
-from merkhet.unit_prior.sampling.sample_units import sample_units
+from merkhet.unit_prior.rules.tail_rule import TailReading, read_tails
+from merkhet.unit_prior.weight_priors import Gaussian, weight_prior
 
 HEAVY = 9.0  # kurtosis from which it is a finding: three times a normal unit's
 SURE = 1.96  # standard errors by which a sampled kurtosis must be above
-FEWEST, MOST = 200, 4000  # draws
 NORMAL = 3.0
 SHOWN = 4  # layers whose survival is drawn
 DEEPEST = -30.0  # log of the least probability that is drawn
@@ -34,36 +29,18 @@ PRIORS = ("gaussian", "init")  # that tail parameters are told for
 Readings = dict[str, TailReading]
 
 
-@dataclass(frozen=True)
-class Unit:
-    """What a unit of a layer is over fresh weights.
-
-    Attributes:
-        place: The layer, and which unit of it.
-        kurtosis: Over fresh weights; NaN where the unit is constant.
-        error: Its standard error, 0 where it is exact.
-        sample: (n,) draws, or None where the law is known.
-        layer: By weight matrices, where the network is a chain.
-    """
-
-    place: Place
-    kurtosis: float
-    error: float = 0.0
-    sample: Tensor | None = None
-    layer: int = 0
-
-
 def unit_tails(subject: Subject, seconds: float) -> Section:
     """Read tail parameters by rule, and measure the kurtosis of units over fresh weights."""
     example, layers = example_of(subject), layers_of(subject)
-    readings = {name: tail_rule(subject.module, example, name) for name in PRIORS}
-    chain = as_unit_prior(subject.module, example, "gaussian")
+    network = trace(subject.module, example)
+    readings = {name: read_tails(subject.module, network, weight_prior(name)) for name in PRIORS}
+    chain = chain_of(subject.module, network, example, Gaussian())
     prior = None
     if isinstance(chain, str):
-        units, how = _sampled(subject, example, layers, seconds)
+        units, how = sampled_units(subject, example, layers, chain, seconds)
     else:
         prior = UnitPrior.from_spec(chain[0])
-        units, how = _exact(prior, layers, {path: at[0] for path, at in chain[1].items()})
+        units, how = exact_units(prior, chain, layers)
     return Section(
         title="Tails of units over fresh weights",
         summary=_summary(readings, units, layers),
@@ -73,52 +50,6 @@ def unit_tails(subject: Subject, seconds: float) -> Section:
         figures=_figures(readings, units),
         notes=_notes(readings, layers, how),
     )
-
-
-def _exact(
-    prior: UnitPrior, layers: Sequence[Place], layer: dict[str, int]
-) -> tuple[list[Unit], str]:
-    """Return the units of a chain, exactly, and how."""
-    found = {place: prior.kurtosis(layer[place.path]) for place in layers}
-    units = [Unit(one, float(it), layer=layer[one.path]) for one, it in found.items()]
-    how = found[layers[-1]].method
-    return units, f"The network is a chain of dense layers, of which the law is known: {how}."
-
-
-def _sampled(
-    subject: Subject, example: Tensor, layers: Sequence[Place], seconds: float
-) -> tuple[list[Unit], str]:
-    """Return units by as many draws of fresh weights as the time allows, and how.
-
-    Raises:
-        InputError: Fewer than say anything.
-    """
-    if FEWEST * subject.seconds_each > seconds:
-        raise InputError(
-            f"{FEWEST} draws of fresh weights, the fewest that say anything, need about "
-            f"{math.ceil(FEWEST * subject.seconds_each)} s forward alone and {seconds:.0f} s are "
-            "left for it: allow more seconds"
-        )
-    asked = {place.path: [place.unit] for place in layers}
-    start, count = time.perf_counter(), FEWEST
-    found = sample_units(subject.module, example, "gaussian", count, asked, subject.seed)
-    spent = time.perf_counter() - start
-    fitting = min(MOST, int(count * (seconds - spent) / spent))
-    if fitting >= 2 * count:
-        count = fitting
-        found = sample_units(subject.module, example, "gaussian", count, asked, subject.seed)
-    units = [_of_sample(place, found.values[place.path][:, 0, 0]) for place in layers]
-    return units, f"Kurtosis by {count} draws of Gaussian weights of He's scale: {found.method}."
-
-
-def _of_sample(place: Place, sample: Tensor) -> Unit:
-    """Return a unit with the kurtosis of draws (n,) and its standard error."""
-    std, kurtosis, _ = moments(sample)
-    if not std > 0:
-        return Unit(place, math.nan, sample=sample)
-    squares = ((sample - sample.mean()) / std).square()
-    influence = squares.square() - 2 * kurtosis * squares  # of the mean of fourth over second^2
-    return Unit(place, kurtosis, float(influence.std()) / math.sqrt(len(sample)), sample)
 
 
 def _summary(readings: Readings, units: Sequence[Unit], layers: Sequence[Place]) -> str:
@@ -166,7 +97,7 @@ def heavy_units(units: Sequence[Unit]) -> tuple[Finding, ...]:
             yardstick=f"{NORMAL:g}, a normal unit's; wide layers stay near it",
             remedy="Width brings units nearer to normal, and norms between layers take the common "
             "scale out. The width that keeps the kurtosis of a dense ReLU network at 4:",
-            code="from merkhet.unit_prior import solve_scale; "
+            code="from merkhet.unit_prior import solve_scale\n"
             f"print(solve_scale('kurtosis=4', widths=(100,) * {max(1, len(units) - 1)}))",
             weight=min(0.4, 0.1 * math.log2(worst.kurtosis / NORMAL)),
         ),
@@ -202,7 +133,10 @@ def _pictures(units: Sequence[Unit], prior: UnitPrior | None) -> tuple[Picture, 
     if not any(map(math.isfinite, shown)):
         return ()
     depth = plot_by_depth(
-        {"over fresh weights": shown}, "kurtosis", reference=("a normal unit", NORMAL)
+        {"over fresh weights": shown},
+        "kurtosis",
+        places=[unit.place.path for unit in units],
+        reference=("a normal unit", NORMAL),
     )
     caption = "Kurtosis of a unit over fresh weights, by depth."
     return (Picture(caption, to_svg(depth)), _survival(units, prior))

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from merkhet.core.building import as_generator, check_counts
 from merkhet.core.errors import InputError
-from merkhet.core.graph import Unknown
-from merkhet.unit_prior.analysis.places import Place, first_example, places
-from merkhet.unit_prior.sampling.initialised import Scheme, scheme, tails_of, units_of
+from merkhet.core.graph import Unknown, trace
+from merkhet.core.progress import progress_bar
+from merkhet.unit_prior.analysis.places import first_example, places
+from merkhet.unit_prior.sampling.initialised import Scheme, Start, schemes, tails_of, units_of
+from merkhet.unit_prior.sampling.runs import Tell
 
 NAMES = ("he", "xavier", "lecun", "init")
+DRAWS = 1000  # where none are asked for: the command line has the same
 KEEPS = 2.0  # largest over smallest standard deviation of layers, up to which a scale is kept
 FAR = 10.0  # from last to first layer; beyond, it explodes or vanishes
 OFF = 0.01  # probability that a whole layer is off, from which it is told
@@ -158,8 +161,9 @@ def compare_initialisations(
     x: Tensor,
     names: Sequence[str] = NAMES,
     *,
-    n: int = 1000,
+    n: int = DRAWS,
     generator: int | torch.Generator | None = None,
+    progress: bool = True,
 ) -> Comparison:
     """Compare initialisations of a network by what its units are at one input.
 
@@ -175,39 +179,34 @@ def compare_initialisations(
             prior as `weight_prior` takes it, such as "laplace" or "student(3)".
         n: Draws.
         generator: A seed or a generator; None is the seed 0. Each name begins at the same place.
+        progress: Whether a terminal shows a bar.
 
     Raises:
         InputError: No names or such as do not exist, no layers with weights, or a network that
             does not run on x.
     """
     check_counts(n=n)
-    schemes = _schemes(names)
+    asked = schemes(names)
     example = first_example(x)
     layers = [place for place in places(module, example, None) if place.weighted]
     if not layers:
         raise InputError("the network runs no layer with weights: there is nothing to initialise")
     source = as_generator(0 if generator is None else generator)
     seed = int(torch.randint(2**62, (), generator=source, device=source.device))
-    found = tuple(_initialisation(module, example, layers, one, n, seed) for one in schemes)
-    return Comparison(found, n)
-
-
-def _schemes(names: Sequence[str]) -> list[Scheme]:
-    """Return initialisations by name, each once."""
-    if isinstance(names, str) or not names:
-        raise InputError(f"names = {names!r}: give several, such as ('he', 'xavier', 'init')")
-    return [scheme(name) for name in dict.fromkeys(names)]
+    start = Start(module, trace(module, example), example, layers)
+    with progress_bar("units", n * len(asked), unit="draws", shown=progress) as tell:
+        found = [_initialisation(start, one, n, as_generator(seed), tell) for one in asked]
+    return Comparison(tuple(found), n)
 
 
 def _initialisation(
-    module: nn.Module, example: Tensor, layers: list[Place], one: Scheme, n: int, seed: int
+    start: Start, one: Scheme, n: int, generator: torch.Generator, tell: Tell
 ) -> Initialisation:
     """Return what one initialisation makes of the layers."""
-    units = units_of(module, example, layers, one, n, as_generator(seed))
-    tails = tails_of(module, example, one)
+    units, tails = units_of(start, one, n, generator, tell), tails_of(start, one)
     found = tuple(
         LayerLaw(place.path, *units.numbers[place.path], tail_told(tails[place.path]), units.method)
-        for place in layers
+        for place in start.layers
     )
     return Initialisation(one.name, found)
 

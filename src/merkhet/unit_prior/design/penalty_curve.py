@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from merkhet.unit_prior.laws.law import Floats, Law
 
@@ -17,7 +15,7 @@ from merkhet.unit_prior.laws.law import Floats, Law
 STEP = 0.1
 DEGREE = 5
 MORE = 10  # knots beyond each end, where the spline begins and ends and is less exact
-MARGIN = 10.0  # of the log of a type's largest number, where the tail is taken to overflow
+SURE = 0.1  # error of -log p, by the law's own bound, up to which a knot serves
 Values = Callable[[Floats], Floats]  # a curve at v
 
 
@@ -40,6 +38,28 @@ class Curve:
     pieces: Floats
     tail: tuple[float, float, float, float]
     offset: float
+
+
+def known_from(law: Law, units: int, low: float, high: float) -> float:
+    """Return the least floor from which on a curve's knots are known, from `low` to `high`.
+
+    Between the spike at 0 of many units' joint density and its bulk, the bound of the error may
+    be far above the value.
+
+    Args:
+        law: The law of one unit.
+        units: How many units.
+        low: The least floor.
+        high: The largest.
+
+    Returns:
+        The floor; inf where there is none.
+    """
+    count = math.ceil(math.log(high / low) / STEP)
+    knots = low * np.exp(STEP * np.arange(-MORE, count + 1))
+    unsure = np.flatnonzero(~(law.log_joint_density(knots, units)[1] <= SURE))
+    first = unsure[-1] + 1 if len(unsure) else 0
+    return float(knots[first + MORE]) if first + MORE < len(knots) else math.inf
 
 
 def exact_curve(law: Law, units: int, floor: float, drop: float, rate: float) -> Curve:
@@ -115,14 +135,3 @@ def _spline(values: Floats) -> Floats:
     kept = (left >= MORE) & (left < len(values) - 1 - MORE)
     pieces: Floats = whole.c[::-1, kept].T.copy()
     return pieces
-
-
-def tail_of(z: Tensor, numbers: list[Tensor]) -> Tensor:
-    """Return A + B (exp(rate z) - 1) + C z, and inf with a finite gradient where it overflows."""
-    start, bend, slope, rate = numbers
-    log_bend = bend.abs().clamp(min=1.0).log()
-    most = (math.log(torch.finfo(z.dtype).max) - MARGIN - log_bend).clamp(min=1.0)
-    power = rate * z
-    over = (power - most).clamp(min=0.0)  # goes on along the tangent, for the gradient
-    risen = torch.expm1(power.clamp(max=most)) + most.exp() * over
-    return start + bend * risen + slope * z + torch.where(over > 0, torch.inf, 0.0).to(z)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from merkhet.core.building import check_counts, check_positive
 from merkhet.core.errors import InputError, choose
 from merkhet.unit_prior.design.penalty_curve import (
-    STEP,
     Curve,
     exact_curve,
+    known_from,
     power_curve,
     slope_at,
-    tail_of,
 )
+from merkhet.unit_prior.design.penalty_values import curve_at
 
 if TYPE_CHECKING:
     from merkhet.unit_prior.prior import UnitPrior
@@ -111,7 +111,8 @@ class Regulariser(nn.Module):
         dead, slope = slope == 0, torch.where(slope > 0, slope, 1.0)
         scaled = given / slope
         barred = dead | scaled.isinf()
-        penalty = self._of_length(torch.where(barred, 0.0, scaled))
+        held = self.constants[:-1], self.pieces
+        penalty = curve_at(*held, torch.where(barred, 0.0, scaled), together=self.units > 1)
         if self.units == 1:  # a density by slope: that of u / slope, over slope
             penalty = penalty + slope.log()
         else:
@@ -119,35 +120,6 @@ class Regulariser(nn.Module):
         penalty = penalty + torch.where(barred, torch.inf, 0.0).to(penalty)
         reduced = penalty if self.reduction == "none" else getattr(penalty, self.reduction)()
         return reduced.to(units.dtype)
-
-    def _of_length(self, given: Tensor) -> Tensor:
-        """Return the penalty of units, whose squares may overflow: they are scaled before."""
-        constants = self.constants.to(given)
-        floor, linear, square, *tail, _ = constants.unbind()
-        size = given.detach().abs()
-        least = floor.clamp(min=torch.finfo(floor.dtype).tiny)
-        size = (size.amax(-1) if self.units > 1 else size).clamp(min=least)
-        squares = (given / (size.unsqueeze(-1) if self.units > 1 else size)).square()
-        if self.units > 1:
-            squares = squares.sum(-1)
-        inside = squares.clamp(max=1.0)
-        core = inside * (linear + square * inside)
-        length = squares.clamp(min=1.0).log() / 2 + size.log() - self.constants[0].log().to(given)
-        place = length / STEP
-        last = len(self.pieces)
-        beyond = tail_of((place - last).clamp(min=0.0) * STEP, tail)
-        above = torch.where(place < last, self._spline(place.clamp(max=last)), beyond)
-        return torch.where(squares < 1, core, above)
-
-    def _spline(self, place: Tensor) -> Tensor:
-        """Return the spline at a place, counted in knots, by Horner's rule."""
-        index = place.detach().floor().long().clamp(0, len(self.pieces) - 1)
-        pieces = self.pieces.to(place)[index]
-        inside = place - index
-        value = pieces[..., 5]
-        for power in range(4, -1, -1):
-            value = value * inside + pieces[..., power]
-        return value
 
     def _check(self, units: Tensor) -> None:
         """Refuse what is no tensor of so many units."""
@@ -192,6 +164,12 @@ def regulariser(
     posteriori of what the units of that layer are, their dependence left out; `units` takes it
     in for so many units of one input. One input is meant: an input of the norm of the prior's.
 
+    The penalty of units together is least where all of them are 0, and may be steep there: behind
+    ReLU layers the joint density has a spike at 0, from networks of which few units of a layer are
+    on, and the sharper the more units are taken together. Up to some 9 units densities are known
+    down to the default floor; of more, not between the spike and the bulk: the default floor is
+    then raised beyond, a lower one is refused. Of many units penalise groups, or each alone.
+
     Args:
         prior: The prior on units.
         layer: From 1 to L + 1.
@@ -204,13 +182,15 @@ def regulariser(
         units: Units in the last axis that are penalised together, by their joint density; as
             they share the layer before, it is not the product of their densities.
         floor: |u|, or the length of several units, below which the penalty is smoothed; by
-            default a thousandth of the median of |u| off 0 (times sqrt(units)). At most what |u|
-            exceeds with probability 0.01 off 0 (times sqrt(units)).
+            default a thousandth of the median of |u| off 0 (times sqrt(units)), or more where
+            -log p is not known to 0.1 from there on. At most what |u| exceeds with probability
+            0.01 off 0 (times sqrt(units)).
         reduction: "none", "sum" or "mean".
 
     Raises:
         InputError: No such layer or form, an activation of other kinds with post=True, units
-            penalised together after the activation, or a floor that is too low or high.
+            penalised together after the activation, a floor that is too low or high, or more
+            units than have a density that is known.
     """
     spec = prior.spec
     choose("form", form, FORMS)
@@ -219,18 +199,30 @@ def regulariser(
     sides = _sides(prior, post, units)
     law = prior.law(layer)
     median, far = (_length_at(prior, layer, p, units) for p in (0.5, MATCHED))
-    floor = FLOOR * median if floor is None else floor
-    check_positive(floor=floor)
-    if not NEAREST * median <= floor <= far:
+    low = FLOOR * median if floor is None else floor
+    check_positive(floor=low)
+    if not NEAREST * median <= low <= far:
         raise InputError(
-            f"floor = {floor:g}: give one from {NEAREST * median:.4g} to {far:.4g}, which units "
+            f"floor = {low:g}: give one from {NEAREST * median:.4g} to {far:.4g}, which units "
             "seldom exceed, or none for the default"
         )
+    known = known_from(law, units, low, far)
+    if known > (far if floor is None else floor):
+        raise _unknown(units, known)
     rate = 1 / prior.tail_parameter(layer)
-    curve = exact_curve(law, units, floor, DEEP if spec.exact else DEEP_ON_A_GRID, rate)
+    curve = exact_curve(law, units, known, DEEP if spec.exact else DEEP_ON_A_GRID, rate)
     if form == "asymptotic":
-        curve = power_curve(floor, slope_at(curve, far) / (rate * far**rate), rate)
+        curve = power_curve(known, slope_at(curve, far) / (rate * far**rate), rate)
     return Regulariser(curve, sides, units, reduction)
+
+
+def _unknown(units: int, known: float) -> InputError:
+    """Return the error of a floor below which the density of units is not known."""
+    instead = f"give floor = {known:.3g} or more, or " if known < math.inf else ""
+    return InputError(
+        f"the joint density of {units} units is not known well enough near 0 under this prior: "
+        f"{instead}take fewer units together"
+    )
 
 
 def _length_at(prior: UnitPrior, layer: int, p: float, units: int) -> float:

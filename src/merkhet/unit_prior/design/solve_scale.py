@@ -47,13 +47,21 @@ class Scale:
         return self.spec.weight_std
 
     def init_code(self) -> str:
-        """Return lines of torch that draw the linear layers of a `module` so."""
+        """Return lines of torch that draw the linear layers of a `module` so.
+
+        They stop where it has other layers than the scale is for.
+        """
         bias = self.spec.bias_std
         drawn = f".normal_(0.0, {bias:.10g})" if bias else ".zero_()"
+        widths, stds = list(self.spec.widths), [f"{std:.10g}" for std in self.weight_std]
         lines = [
+            "import torch",
             f"# for inputs of l2 norm {self.spec.input_norm:g}: the first layer's scale is by it",
-            f"stds = ({', '.join(f'{std:.10g}' for std in self.weight_std)},)",
+            f"stds = ({', '.join(stds)},)",
             "layers = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]",
+            "widths = [layer.out_features for layer in layers]",
+            f"if len(widths) != {len(stds)} or widths[:-1] != {widths}:",
+            f"    raise ValueError(f'hidden layers are to be {widths} wide, not {{widths[:-1]}}')",
             "with torch.no_grad():",
             "    for layer, std in zip(layers, stds, strict=True):",
             "        layer.weight.normal_(0.0, std)",
@@ -61,8 +69,7 @@ class Scale:
             f"            layer.bias{drawn}",
         ]
         if self.varied == "width":
-            widths = ", ".join(map(str, self.spec.widths))
-            lines.insert(0, f"# hidden layers of width {widths}")
+            lines.insert(0, f"# hidden layers of width {', '.join(map(str, widths))}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

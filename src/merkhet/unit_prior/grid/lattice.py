@@ -213,5 +213,6 @@ def _blend(log_a: Floats, middle: float, ratio: float) -> Floats:
     """Return a polynomial step from 0 to 1 about `middle`, three times differentiable."""
     x = (log_a - math.log(middle)) / math.log(ratio)
     y = np.clip((x + 1) / 2, 0.0, 1.0)
-    found: Floats = y**4 * (35 - 84 * y + 70 * y**2 - 20 * y**3)
+    square = y * y
+    found: Floats = square * square * (35 - y * (84 - y * (70 - 20 * y)))
     return found

@@ -21,10 +21,11 @@ from merkhet.unit_prior.grid.lattice import (
 from merkhet.unit_prior.grid.nodes import squares
 from merkhet.unit_prior.grid.windows import Window, Windows
 
+FINEST = 750.0  # cost at the least, in a lattice's spacing: low q tell too
 FADE = 1.4  # a capped law fades into the next over 1 / 1.96 of its cap
 LEFT = 1e-9  # tilted mass about 0 that is worth a finer lattice
 DEEP = 25.0  # -log of the least lower tail that is
-MOST = 20_000_000  # nodes kept, 24 bytes each
+MOST = 6_000_000  # nodes kept, 24 bytes each
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class StepLaw:
         self.keep_zero = keep_zero
         found = squares(activation, variance, resolution.reach, resolution.order, alone=width == 1)
         self.log_dead = width * math.log(found.zero) if found.zero else -math.inf
-        self.windows = Windows(found, width, resolution.cost)
-        self.size = 0
+        active = 1 if found.zero and not keep_zero else width
+        self.windows = Windows(found, width, resolution.cost, active)
+        self.size = 0  # nodes kept
         self._measures: dict[Window, Measure] = {}
         self._fine: dict[Window, Measure] = {}
 
@@ -86,7 +88,7 @@ class StepLaw:
         A payoff that falls to e^-cost varies over 1 / sqrt(cost) of the mean at the least; each
         square's split costs the fourth derivative.
         """
-        narrowest = 1 / math.sqrt(self.resolution.cost)
+        narrowest = 1 / math.sqrt(max(self.resolution.cost, FINEST))
         return float(self.resolution.fineness * narrowest * self.width ** (-1 / 3))
 
     def measure(self, window: Window) -> Measure:
@@ -99,11 +101,12 @@ class StepLaw:
             self.size += len(found.mass)
         return self._measures[window]
 
-    def forget(self) -> None:
-        """Drop the measures made, for their memory."""
-        self._measures.clear()
+    def forget(self, *, parts: bool) -> None:
+        """Drop what is kept, for its memory: the parts that measures are made of, or all."""
         self._fine.clear()
-        self.size = 0
+        if not parts:
+            self._measures.clear()
+        self.size = sum(len(made.mass) for made in self._measures.values())
 
     def _refined(self, window: Window) -> Measure:
         """Return a window's law with finer lattices towards 0, if there is mass to be told apart.
@@ -112,6 +115,7 @@ class StepLaw:
         """
         if window not in self._fine:
             self._fine[window] = self._toward_zero(window)
+            self.size += len(self._fine[window].mass)
         return self._fine[window]
 
     def _toward_zero(self, window: Window) -> Measure:
@@ -189,7 +193,8 @@ class Steps:
         return self._laws[key], shift
 
     def trim(self) -> None:
-        """Forget measures when they take too much memory; they are made again."""
-        if sum(law.size for law in self._laws.values()) > MOST:
-            for law in self._laws.values():
-                law.forget()
+        """Forget measures when they take too much memory, parts first; they are made again."""
+        for parts in (True, False):
+            if sum(law.size for law in self._laws.values()) > MOST:
+                for law in self._laws.values():
+                    law.forget(parts=parts)

@@ -18,6 +18,7 @@ RATIO = 3.0  # the largest of means, downwards
 CAPPED = 0.6  # where the mean of a capped law is put, as a part of the cap
 HIGHEST = 1e6  # tilts looked at for it, times the cap
 HALVINGS = 8
+FEW = 14.0  # -log of the least lower tail that sums of few squares are followed to
 FEWEST, MOST = -400, 4000  # tilts below and above 0
 
 
@@ -90,11 +91,13 @@ class Ladder:
     Args:
         squares: The law of X at nodes.
         width: H, how many are summed.
+        active: Fewest that are not 0 in what is asked: 1 where sums of 0 are left out.
     """
 
-    def __init__(self, squares: Squares, width: int) -> None:
+    def __init__(self, squares: Squares, width: int, active: int | None = None) -> None:
         self.squares = squares
         self.width = width
+        self.active = width if active is None else active
         self.step = min(STEP, FRACTION * math.sqrt(width / 2))
         self._tilts = {0: tilted(squares, width, 0.0)}
         self._tops: dict[float, int] = {}
@@ -129,9 +132,11 @@ class Ladder:
         """Return the first rung below 0 whose law costs that much, or is as small as one would.
 
         A sum whose squares have a near-atom at 0 becomes small at no cost; what is smaller than
-        any linear activation would have it is left alone.
+        any linear activation would have it, of those active, is left alone.
         """
-        least = math.log(self[0].mean) - 2 / self.width * cost - 5.0
+        depth = max(2 / self.width * cost, 2 / self.active * min(cost, FEW))
+        least = math.log(self[0].mean) - depth - 5.0
+        least = max(least, math.log(self.squares.value.min()) + 3.0)
         if cost not in self._bottoms:
             rung = 0
             while self[rung].cost < cost and rung > FEWEST and not self[rung].point:

@@ -37,12 +37,13 @@ class Windows:
         squares: The law of X at nodes.
         width: H, how many are summed.
         cost: Of the last of the upper tail.
+        active: See `Ladder`.
     """
 
-    def __init__(self, squares: Squares, width: int, cost: float) -> None:
+    def __init__(self, squares: Squares, width: int, cost: float, active: int) -> None:
         self.squares = squares
         self.width = width
-        self.ladder = Ladder(squares, width)
+        self.ladder = Ladder(squares, width, active)
         self.cost = cost
         self._upper: tuple[Window, ...] | None = None
         self._rungs: dict[int, Window] = {}

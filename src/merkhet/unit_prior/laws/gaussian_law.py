@@ -40,6 +40,6 @@ def log_joint_density(y: Floats, log_std: float, units: int) -> WithError:
     """
     with np.errstate(over="ignore"):
         square = np.exp(2 * y) / 2
+        error = EPS * (4 * square * (1 + np.abs(y)) + 4 * units * (1 + abs(log_std)))
     value = -square - units * (HALF_LOG_2PI + log_std)
-    error = EPS * (4 * square * (1 + np.abs(y)) + 4 * units * (1 + abs(log_std)))
     return value, np.where(np.isfinite(value), error, 0.0)

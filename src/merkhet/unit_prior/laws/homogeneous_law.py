@@ -13,6 +13,7 @@ import numpy as np
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.laws import gaussian_law
 from merkhet.unit_prior.laws.law import Floats, WithError
+from merkhet.unit_prior.laws.smallness import Tail, index_before, tail_of
 from merkhet.unit_prior.mellin.contour_sides import DENSITY, LOWER, UPPER, Side
 from merkhet.unit_prior.mellin.contours import Contours
 from merkhet.unit_prior.mellin.parts import RadialParts
@@ -37,6 +38,7 @@ class HomogeneousLaw:
     def __init__(self, spec: Spec, layer: int) -> None:
         assert spec.exact
         assert spec.activation.slopes is not None
+        self.spec, self.layer = spec, layer
         self.widths = spec.widths[: layer - 1]
         self.method = "Mellin inversion" if self.widths else "closed form"
         self.moment_method = "Mellin transform" if self.widths else "closed form"
@@ -106,6 +108,14 @@ class HomogeneousLaw:
         line = self._by(UPPER).transform.at(order)
         rounding = 4 * EPS * (abs(order * self.log_scale) + abs(line.log))
         return line.log + order * self.log_scale, line.slack + rounding
+
+    def index(self) -> float:
+        """Return k where P(0 < |g| <= t) falls as t^k when t falls to 0, at most 1."""
+        return index_before(self.spec, self.layer)
+
+    def tail(self) -> Tail:
+        """Return how P(|g| > t) falls as t grows."""
+        return tail_of(self.spec, self.layer)
 
     def _from_below(self, y: Floats) -> WithError:
         """Return log P(|g| > t) from P(0 < |g| <= t), which is the smaller."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merkhet.unit_prior.spec import Spec
+
+if TYPE_CHECKING:
+    from merkhet.unit_prior.laws.smallness import Tail
 
 Floats = NDArray[np.float64]
 WithError = tuple[Floats, Floats]  # values and their absolute errors
@@ -32,18 +35,25 @@ class Law(Protocol):
         """Return log of the joint density of some units of the layer at a point that far off 0."""
 
     def log_moment(self, order: float) -> tuple[float, float]:
-        """Return log E[|g|^order, g not 0] and its error; order above -1."""
+        """Return log E[|g|^order, g not 0] and its error; order above -index."""
+
+    def index(self) -> float:
+        """Return k where P(0 < |g| <= t) falls as t^k when t falls to 0, at most 1."""
+
+    def tail(self) -> Tail:
+        """Return how P(|g| > t) falls as t grows."""
 
 
 def law_of(spec: Spec, layer: int) -> Law:
     """Return the law of a unit of a layer, 1 ... L + 1, exact where it can be.
 
-    Exact for homogeneous activations without bias (Mellin transforms); on a grid otherwise.
+    Exact in layer 1, which is Gaussian, and for homogeneous activations without bias (Mellin
+    transforms); on a grid otherwise.
     """
-    if spec.exact:
+    if spec.exact or layer == 1:
         from merkhet.unit_prior.laws.homogeneous_law import HomogeneousLaw
 
-        return HomogeneousLaw(spec, layer)
+        return HomogeneousLaw(spec if spec.exact else spec.first_layer(), layer)
     from merkhet.unit_prior.laws.grid_law import GridLaw
 
     return GridLaw(spec, layer)

@@ -9,12 +9,10 @@ import numpy as np
 
 from merkhet.core.errors import InputError
 from merkhet.unit_prior.activations import Activation
+from merkhet.unit_prior.laws.central import Number, central_moments, exponential
 from merkhet.unit_prior.laws.law import Floats, Law, WithError, law_of
 from merkhet.unit_prior.mellin.radii import EPS, LOG_2
 from merkhet.unit_prior.spec import Spec
-
-Number = tuple[float, float]  # a value and its error, absolute
-LARGEST_LOG = math.log(1.79e308)
 
 
 class UnitLaw(Protocol):
@@ -41,7 +39,10 @@ class UnitLaw(Protocol):
         """Return the log density at u, its part off 0, and its error; at 0 from above."""
 
     def log_moment(self, order: float) -> Number:
-        """Return log E[|u|^order, u not 0] and its error; order above -1."""
+        """Return log E[|u|^order, u not 0] and its error; order above the least."""
+
+    def least_order(self) -> float:
+        """Return the order at and below which E[|u|^order, u not 0] is infinite."""
 
     def spread(self) -> tuple[Number, Number]:
         """Return the standard deviation and the kurtosis E(u - m)^4 / var^2."""
@@ -64,6 +65,10 @@ class PlainLaw:
     def log_density(self, u: Floats) -> WithError:
         """Return the log density at u and its error."""
         return _density(self.law, np.abs(u))
+
+    def least_order(self) -> float:
+        """Return the order at and below which moments are infinite."""
+        return -self.law.index()
 
     def spread(self) -> tuple[Number, Number]:
         """Return the standard deviation and the kurtosis."""
@@ -118,6 +123,10 @@ class ActivatedLaw:
         rest = sum(math.exp(order * math.log(size) - largest) for size in self.sizes)
         return log + largest + math.log(rest / 2), error + 4 * EPS
 
+    def least_order(self) -> float:
+        """Return the order at and below which moments are infinite."""
+        return -self.law.index() if len(self.sizes) == 2 else 0.0
+
     def spread(self) -> tuple[Number, Number]:
         """Return the standard deviation and the kurtosis."""
         logs, errors = zip(*(self.law.log_moment(float(k)) for k in range(1, 5)), strict=True)
@@ -130,34 +139,6 @@ class ActivatedLaw:
             max(errors) * 5,
             half,
         )
-
-
-def exponential(log: float, error: float) -> Number:
-    """Return the number with a log, inf where it is none in float64, and its error."""
-    value = math.exp(log) if log < LARGEST_LOG else math.inf
-    return value, value * error if math.isfinite(value) else 0.0
-
-
-def central_moments(moments: list[float], error: float, log_scale: float) -> tuple[Number, Number]:
-    """Return the standard deviation and the kurtosis from E u, E u^2, E u^3, E u^4.
-
-    Args:
-        moments: Of u over the scale.
-        error: Relative, of each.
-        log_scale: The log of the scale.
-    """
-    m1, m2, m3, m4 = moments
-    variance = m2 - m1 * m1
-    fourth = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1**4
-    if variance == 0:
-        return (0.0, 0.0), (math.nan, math.nan)
-    off = (error + 4 * EPS) * (m2 + 2 * m1 * m1) / variance
-    sizes = m4 + 8 * abs(m1 * m3) + 18 * m1 * m1 * m2 + 12 * m1**4
-    if not math.isfinite(sizes):
-        return exponential(log_scale + math.log(variance) / 2, off), (math.inf, 0.0)
-    std, kurtosis = exponential(log_scale + math.log(variance) / 2, off), fourth / variance**2
-    away = (error + 8 * EPS) * sizes / fourth
-    return std, (kurtosis, kurtosis * (away + 2 * off))
 
 
 class UnitLaws:

@@ -174,7 +174,7 @@ def _trusted(made: Contour, y: float) -> Contour:
     """
     points = np.linspace(made.low, made.high, CHECKED)
     value, error = made.log_at(points)
-    bad = ~(error <= TRUSTED * (1 + np.abs(value)))
+    bad = ~(np.isfinite(error) & (error <= TRUSTED * (1 + np.abs(value))))
     below, above = points[bad & (points < y)], points[bad & (points > y)]
     spacing = points[1] - points[0]
     low = made.low if not len(below) else float(below[-1]) + spacing

@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from merkhet.core.graph import Node
+from merkhet.unit_prior.rules.entries import EVERY, NOWHERE, as_of
+from merkhet.unit_prior.rules.growth import DOWN, GROWTHS, UP, Growth, Side
 from merkhet.unit_prior.rules.state import Own, State, bounded
 from merkhet.unit_prior.rules.walk import Ruled, Walk
 
-Side = tuple[float, int] | None  # how it grows, |u|^power, and to which sign; None: bounded
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How a function grows towards + and - infinity.
-
-    Attributes:
-        right: Where its argument is large and positive.
-        left: Where it is large and negative.
-        odd: Whether phi(-u) = -phi(u).
-        nonneg: Whether it has no negative value.
-        open: Whether it is above a positive constant for u >= 0.
-        uneven: Whether phi(u) + phi(-u) grows as phi does.
-    """
-
-    right: Side = None
-    left: Side = None
-    odd: bool = False
-    nonneg: bool = False
-    open: bool = False
-    uneven: bool = True
-
-    @property
-    def power(self) -> float:
-        """The larger of the two powers; 0 for a bounded function."""
-        return max((side[0] for side in (self.right, self.left) if side), default=0.0)
-
-
-UP, DOWN = (1.0, 1), (1.0, -1)
-RIGHT = Growth(UP)
-GROWTHS: dict[str, Growth] = {
-    **dict.fromkeys(
-        ("elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "threshold"), RIGHT
-    ),
-    "relu": Growth(UP, nonneg=True),
-    "softplus": Growth(UP, nonneg=True, open=True),
-    "log_sigmoid": Growth(None, DOWN),
-    "abs": Growth(UP, UP, nonneg=True),
-    "neg": Growth(DOWN, UP, odd=True, uneven=False),
-    **dict.fromkeys(("hardshrink", "softshrink"), Growth(UP, DOWN, odd=True, uneven=False)),
-    **dict.fromkeys(("floor", "ceil", "round", "trunc"), Growth(UP, DOWN, uneven=False)),
-    **dict.fromkeys(("tanh", "erf", "softsign", "atan", "sign", "sgn"), Growth(odd=True)),
-    **dict.fromkeys(("sigmoid", "hardsigmoid"), Growth(nonneg=True, open=True)),
-    "relu6": Growth(nonneg=True),
-    **dict.fromkeys(("sin", "cos", "erfc", "heaviside"), Growth()),
-}
 WAVES = ("sin", "cos")  # come back to 0: no gates
+FLAT = ("hardshrink", "softshrink", "threshold", "floor", "ceil", "round", "trunc")  # around 0
+SLOPES = ("alpha", "beta")  # of ELU and softplus; others than positive ones turn them over
 
 
 def growth_of(walk: Walk, node: Node) -> Growth:
@@ -79,8 +36,9 @@ ENDS = {"clamp": ("min", "max"), "hardtanh": ("min_val", "max_val")}
 
 def _left(walk: Walk, node: Node) -> Side:
     """Return how a leaky ReLU grows on the left; bounded there where its slope may be 0."""
-    if node.op == "rrelu":
-        return DOWN
+    if node.op == "rrelu":  # as evaluated: the middle of the two
+        middle = float(node.arguments["lower"]) + float(node.arguments["upper"])
+        return (1.0, -1 if middle > 0 else 1) if middle else None
     name = "weight" if node.op == "prelu" else "negative_slope"
     sign = walk.sign(node, name)
     return (1.0, -sign) if sign else None
@@ -99,14 +57,42 @@ def activated(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     state = data["input"]
     if set(data) - {"input", "weight"} or ("weight" in data and data["weight"].random):
         return "its slopes or ends are results: only constants are read"
+    if any(float(node.arguments.get(name, 1)) <= 0 for name in SLOPES):
+        return f"{node.op} is read with positive {' and '.join(SLOPES)} only"
     growth = growth_of(walk, node)
     if growth.power == 0:
-        return squashed(node, state, growth)
+        found = squashed(node, state, growth)
+        return found if _beyond(node, state) else unproved(found)
     found = grown(node, state, growth)
+    if node.op in FLAT and state.theta == 0:
+        return unproved(found)
+    if node.op == "prelu" and growth.left is None:
+        return _either_slope(walk, node, found)
     floor = state.rising if growth.open else ""
     tagged = state.norm is not None and node.op == "clamp_min" and state.norm[0] != "square"
     away = node.op == "clamp_min" and float(node.arguments["min"]) > 0
     return replace(found, floor=floor, norm=state.norm if tagged else None, away=away)
+
+
+def unproved(state: State) -> State:
+    """Return a state of which nothing is known to be heavy, or other than 0."""
+    return replace(state, **NOWHERE, up=False, down=False, pools=False)
+
+
+def _beyond(node: Node, state: State) -> bool:
+    """Tell whether what is cut off at two ends is not 0 for certain."""
+    if node.op not in ENDS:
+        return True
+    low, high = (float(node.arguments[end]) for end in ENDS[node.op])
+    return low > 0 or high < 0 or (state.up and high > 0) or (state.down and low < 0)
+
+
+def _either_slope(walk: Walk, node: Node, found: State) -> State:
+    """Return the state after a PReLU whose slopes are of several signs, or 0."""
+    slopes = walk.constant(node, "weight")
+    if slopes is not None and not bool(slopes.ne(0).any()):
+        return found
+    return replace(found, low=found.theta == 0, high=found.theta == 0, pools=False)
 
 
 def grown(node: Node, state: State, growth: Growth) -> State:
@@ -125,7 +111,8 @@ def grown(node: Node, state: State, growth: Growth) -> State:
         for side, there in ((growth.right, state.up), (growth.left, state.down))
         if side and side[0] == power and there
     ]
-    attained = state.attained and bool(sides)
+    fields = as_of(state) if sides else NOWHERE
+    attained = bool(fields["attained"])
     reach = [
         side[1]
         for side, never in ((growth.right, state.high), (growth.left, state.low))
@@ -133,18 +120,20 @@ def grown(node: Node, state: State, growth: Growth) -> State:
     ]
     theta = power * state.theta
     above = growth.nonneg or -1 not in reach  # bounded from below, or of one sign
+    signed = growth.nonneg or (above and theta > 0)  # so that sums do not cancel
     return State(
         theta,
         None if state.index is None else state.index / power,
-        attained=attained,
-        uniform=state.uniform,
+        **fields,
         random=state.random,
         up=attained and 1 in sides,
         down=attained and -1 in sides,
         low=theta == 0 or above,
         high=theta == 0 or 1 not in reach,
         nonneg=growth.nonneg,
-        pools=attained and (above or (state.odd and growth.uneven) or _negated(node, state)),
+        pools=attained and (signed or (state.odd and growth.uneven) or _negated(node, state)),
+        copies=state.copies,
+        centred=state.centred if node.op == "neg" else frozenset(),
         own=_own(state, growth, power),
         weights=state.weights,
         name=node.name,
@@ -162,12 +151,15 @@ def _own(state: State, growth: Growth, power: float) -> Own | None:
     """Return the last layer of weights after an activation of its results."""
     if state.own is None or not state.odd:
         return None
+    own = replace(state.own, power=state.own.power * power)
     if growth.odd:
-        return state.own if power == 1 or power == 0 else replace(state.own, kind="odd")
+        return own if power == 1 or power == 0 else replace(own, kind="odd")
     if power not in (0, 1):
         return None
-    gate = growth.open and power == 0
-    return replace(state.own, kind="gate" if gate else "other")
+    if growth.open and power == 0:
+        return replace(own, kind="gate")
+    even = growth.right and growth.left and growth.right[1] == growth.left[1]
+    return replace(own, kind="even" if even else "other")
 
 
 def _grown_reason(node: Node, state: State, power: float, *, attained: bool) -> str:
@@ -185,14 +177,17 @@ def _grown_reason(node: Node, state: State, power: float, *, attained: bool) -> 
 def squashed(node: Node, state: State, growth: Growth) -> State:
     """Return the state after a bounded function."""
     found = bounded(state.weights, node.name, f"{node.op} is bounded")
+    alive = state.up or not growth.nonneg
+    fields = EVERY if growth.open else as_of(state) if alive else NOWHERE
     own = None if node.op in WAVES else _own(state, growth, 0.0)
     opened = state.rising if growth.open else state.floor if growth.odd else ""
     down = state.down and not growth.nonneg
-    attained = growth.open or (state.attained and (state.up or not growth.nonneg))
+    attained = bool(fields["attained"])
     up = state.up or growth.open
     return replace(
         found,
-        attained=attained,
+        **fields,
+        copies=state.copies,
         up=up,
         down=down,
         nonneg=growth.nonneg,

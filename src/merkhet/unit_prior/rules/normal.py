@@ -1,40 +1,64 @@
-"""Normalisation, softmax, attention, and products of matrices."""
+"""Normalisation, softmax and attention."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from merkhet.core.graph import Node
-from merkhet.unit_prior.rules.products import product
-from merkhet.unit_prior.rules.state import (
-    Own,
-    State,
-    bounded,
-    fresh,
-    one_sign,
-    together,
-)
-from merkhet.unit_prior.rules.walk import ROW, Ruled, Walk, same, weighted
+from merkhet.unit_prior.rules.entries import EVERY, NOWHERE, at, nonzero
+from merkhet.unit_prior.rules.products import by_constant
+from merkhet.unit_prior.rules.state import Own, State, bounded, fresh, one_sign, together
+from merkhet.unit_prior.rules.walk import Ruled, Walk, same
 
 
 def _normalised(walk: Walk, node: Node, data: dict[str, State]) -> State:
     """Return the state of what is divided by its own spread: at most sqrt(n) of n entries."""
     state = data["input"]
     count = _entries(walk, node)
-    alone = count == 1 and node.op != "rms_norm"
+    alone = node.op != "rms_norm" and (count == 1 or _alike(node, state))
     why = "normalised: at most sqrt(n) of the n entries it is over, whatever the weights"
-    found = bounded(state.weights, node.name, why, attained=state.attained and not alone)
-    return replace(found, random=state.random, pools=found.attained and not _centred(walk, node))
+    kept = state.attained and not alone
+    fields = at(None, attained=kept) | ({"uniform": True} if kept and state.uniform else {})
+    found = replace(bounded(state.weights, node.name, why), **fields)
+    fields = nonzero(found, _scale(walk, node))
+    plain = node.op == "rms_norm"
+    sure = bool(fields["attained"]) and (state.pools or not plain)
+    centred = state.centred if plain else _centred(node)
+    return replace(found, **fields, random=state.random, pools=sure, centred=centred)
 
 
-def _centred(walk: Walk, node: Node) -> bool:
-    """Tell whether sums over positions alone are 0: each channel is normalised by itself."""
-    groups = node.arguments.get("num_groups", node.arguments.get("group"))
-    each = node.op == "group_norm" and groups == node.shape[1]
-    return each or node.op in ("instance_norm", "batch_norm")
+def _alike(node: Node, state: State) -> bool:
+    """Tell whether all that are normalised together are copies of one entry, perhaps."""
+    return bool(state.copies) and all(
+        axis in state.copies or node.shape[axis] == 1 for axis in _centred(node)
+    )
+
+
+def _scale(walk: Walk, node: Node) -> Tensor:
+    """Return the factor of each entry, to be spread over the result; 1 where there is none."""
+    scale = walk.constant(node, "weight")
+    if scale is None:
+        return torch.ones(())
+    if node.op in ("layer_norm", "rms_norm"):
+        return scale.expand(node.shape)
+    return scale.view(-1, *[1] * (len(node.shape) - 2)).expand(node.shape)
+
+
+def _centred(node: Node) -> frozenset[int]:
+    """Return the axes over which a norm takes the mean away."""
+    rank, given = len(node.shape), node.arguments.get("normalized_shape", ())
+    if node.op == "layer_norm":
+        return frozenset(range(rank - (len(given) if isinstance(given, list | tuple) else 1), rank))
+    places, groups = frozenset(range(2, rank)), node.arguments.get("num_groups")
+    if node.op == "batch_norm":
+        return places | {0}
+    together = node.op == "group_norm" and (groups or node.arguments.get("group")) != node.shape[1]
+    return places | {1} if together else places
 
 
 def _entries(walk: Walk, node: Node) -> int:
@@ -56,15 +80,31 @@ def _batch_norm(walk: Walk, node: Node, data: dict[str, State]) -> State:
         kept = node.arguments.get("use_input_stats") is False
     if not kept:
         return _normalised(walk, node, data)
-    state = data["input"]
-    found = same(node, state, reason="as evaluated: kept statistics scale it by constants")
-    return replace(found, nonneg=False, away=False) if state.random else found
+    state, scale = data["input"], _scale(walk, node)
+    shifts = [walk.constant(node, name) for name in ("bias", "running_mean")]
+    moved = any(shift is not None and bool(shift.ne(0).any()) for shift in shifts)
+    found = by_constant(node, state, scale)
+    signs: dict[str, Any] = {"up": found.up, "down": found.down}
+    if state.theta == 0 and moved:
+        signs = {"up": False, "down": False}  # a shift may leave entries of one sign
+    why = "as evaluated: kept statistics scale it by constants"
+    told = why if found.attained or not state.attained else f"{why}; an upper bound: all are 0"
+    lost: dict[str, Any] = {
+        "nonneg": False,
+        "away": False,
+        "norm": None,
+        "floor": "",
+        "rising": node.name,
+    }
+    return replace(found, **signs, **lost, name=node.name, reason=told)
 
 
 def _softmax(walk: Walk, node: Node, data: dict[str, State]) -> State:
     """Return the state of weights that sum to 1."""
     found = bounded(data["input"].weights, node.name, "softmax is bounded by 1")
-    return replace(one_sign(found), random=data["input"].random)
+    uniform = not data["input"].holes  # what is masked is 0
+    found = replace(one_sign(found), uniform=uniform, norm=("weights", node.name))
+    return replace(found, random=data["input"].random)
 
 
 def _log_softmax(walk: Walk, node: Node, data: dict[str, State]) -> State:
@@ -75,15 +115,21 @@ def _log_softmax(walk: Walk, node: Node, data: dict[str, State]) -> State:
     state = data["input"]
     rows = state.own.rows if state.own is not None and state.odd else None
     dim = int(node.arguments["dim"])
-    sure = state.attained and rows is not None and _differ(rows, dim)
+    sure = state.attained and state.uniform and rows is not None and differ(rows, dim)
     why = "" if sure else "an upper bound: entries may be alike"
-    flags = {"attained": sure, "up": False, "down": sure, "pools": sure}
-    return same(node, state, high=True, own=None, reason=why, **flags)
+    flags = {**(EVERY if sure else NOWHERE), "up": False, "down": sure, "pools": sure}
+    lost: dict[str, Any] = {
+        "own": None,
+        "nonneg": False,
+        "low": state.theta == 0,
+        "centred": frozenset(),
+    }
+    return same(node, state, high=True, reason=why, **lost, **flags)
 
 
-def _differ(rows: Tensor, dim: int) -> bool:
-    """Tell whether entries along a dimension come from different rows."""
-    return rows.shape[dim] > 1 and bool((rows.select(dim, 0) != rows.select(dim, 1)).all())
+def differ(rows: Tensor, dim: int) -> bool:
+    """Tell whether entries along a dimension come from different rows, two of them at least."""
+    return rows.shape[dim] > 1 and bool(rows.sort(dim)[0].diff(dim=dim).ne(0).all())
 
 
 def _attention(walk: Walk, node: Node, data: dict[str, State]) -> State:
@@ -112,8 +158,7 @@ def averaged(node: Node, values: State, others: list[State], positions: int) -> 
     return State(
         values.theta,
         values.index,
-        attained=bool(proof),
-        uniform=bool(proof),
+        **(EVERY if proof else NOWHERE),
         random=values.random or any(one.random for one in others),
         up=bool(proof) and (values.odd or (values.up and values.low)),
         down=bool(proof) and (values.odd or (values.down and values.high)),
@@ -131,99 +176,17 @@ def averaged(node: Node, values: State, others: list[State], positions: int) -> 
 
 def _averages_exactly(values: State, others: list[State], positions: int) -> str:
     """Say why averages have the tail of the values, or nothing."""
-    if not values.attained:
+    if not values.attained or not values.uniform:
         return ""
     if positions == 1:
         return "of a single value"
+    sums = values.pools and not values.centred
     if not any(one.random for one in others):
-        return "by constant weights" if values.pools else ""
+        return "by constant weights" if sums else ""
     own: Own | None = values.own
-    if own is not None and values.odd and own.base.theta == 0 and fresh(own, *others):
-        return "a unit on an average of bounded inputs"
-    return "bounded" if values.theta == 0 and values.nonneg else ""
-
-
-def _matrix_product(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
-    """Return the state of a product of matrices, one of which may be weights."""
-    names = [name for name in OPERANDS if name in data]
-    if len(names) != 2 or len(data) != 2:
-        return "only products of two results are read; write x @ matrix + bias"
-    for name, other in (names, names[::-1]):
-        if not data[name].random and not data[other].parameter:
-            return _combined(walk, node, data[other], nonneg=walk.nonnegative(node, name))
-    return _two(walk, node, data[names[0]], data[names[1]])
-
-
-OPERANDS = ("input", "mat1", "batch1", "other", "mat2", "batch2", "vec", "vec2", "tensor")
-
-
-def _combined(walk: Walk, node: Node, state: State, *, nonneg: bool) -> State:
-    """Return the state of sums of entries by constant factors.
-
-    Args:
-        walk: The reading.
-        node: The operation.
-        state: Of the entries.
-        nonneg: Whether no factor is negative.
-    """
-    own = state.own
-    unit = own is not None and state.odd and own.base.theta == 0
-    sure = state.attained and (unit or (nonneg and state.pools))
-    one_sided = {"up": sure and state.low and state.up, "down": sure and state.high and state.down}
-    both = dict.fromkeys(("up", "down"), sure)
-    kept = None if own is None or not unit else replace(own, rows=None, kind="odd")
-    return same(
-        node,
-        state,
-        attained=sure,
-        **(both if state.odd else one_sided),
-        low=state.low and (nonneg or state.high),
-        high=state.high and (nonneg or state.low),
-        nonneg=state.nonneg and nonneg,
-        away=False,
-        pools=sure and (unit or nonneg),
-        own=kept,
-        reason="" if sure else "an upper bound: entries may cancel",
-    )
-
-
-def _two(walk: Walk, node: Node, a: State, b: State) -> State:
-    """Return the state of sums of products of two results."""
-    for h, weight in ((a, b), (b, a)):
-        if weight.parameter:
-            if weight is b and node.op in ("matmul", "mm"):
-                return weighted(node, h, weight, axis=-1, window=ROW)
-            return weighted(node, h, weight)
-    light, heavy = (b, a) if a.theta > b.theta or not b.random else (a, b)
-    if light.nonneg and light.theta == 0 and light.random:
-        return averaged(node, heavy, [light], 2)
-    own = heavy.own
-    exact = own is not None and heavy.odd and own.base.theta == 0 and fresh(own, light)
-    sure = exact and light.theta == 0 and heavy.attained
-    told = "a unit on a bounded input" if sure else "an upper bound: terms may cancel"
-    return replace(
-        product(node, a, b),
-        attained=sure,
-        uniform=sure,
-        up=sure,
-        down=sure,
-        low=a.theta + b.theta == 0 or (a.nonneg and b.nonneg),
-        pools=False,
-        own=None,
-        norm=None,
-        reason=f"{a.theta:g} + {b.theta:g} of the factors; {told}",
-    )
-
-
-def _einsum(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
-    """Return the state of sums of products of one or more results."""
-    parts = list(data.values())
-    if len(parts) == 1:
-        return replace(same(node, parts[0], own=None), attained=False, up=False, pools=False)
-    found = _two(walk, node, parts[0], parts[1])
-    for other in parts[2:]:
-        found = _two(walk, node, found, other)
-    return found
+    if own is None or not values.odd or own.base.theta > 0 or not fresh(own, *others):
+        return "bounded" if values.theta == 0 and values.nonneg else ""
+    return "a unit on an average of bounded inputs" if sums else ""
 
 
 NORMAL: dict[str, Ruled] = {
@@ -232,6 +195,4 @@ NORMAL: dict[str, Ruled] = {
     **dict.fromkeys(("softmax", "_softmax", "_safe_softmax"), _softmax),
     "log_softmax": _log_softmax,
     "scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), _matrix_product),
-    "einsum": _einsum,
 }

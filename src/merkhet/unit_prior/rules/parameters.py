@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from merkhet.core.graph import Network, Node, Unknown
 from merkhet.core.modes import uncompiled
+from merkhet.unit_prior.rules.entries import NOWHERE, at
 from merkhet.unit_prior.rules.state import Own, State, constant
 from merkhet.unit_prior.sampling.fresh_roles import BIAS, WEIGHT, Role, roles
 from merkhet.unit_prior.weight_priors import WeightPrior
@@ -51,21 +53,30 @@ class Parameters:
             name: Its name in the network.
         """
         kind = self.roles[name].kind if name in self.roles else ""
+        if self.network.tensors[name].is_complex():
+            return Unknown(node.name, node.op, node.path, f"{name} is complex: no rule reads it")
         if kind not in (WEIGHT, BIAS):
             return self._kept(name)
         if self.prior.family == "init":
             return self._initialised(node, name)
         if kind == BIAS and self.prior.bias == 0:
-            return constant(name, "biases are 0 under this prior")
+            return replace(constant(name, "biases are 0 under this prior"), **NOWHERE)
         why = f"weights are {self.prior}: theta {self.prior.tail:g}"
         return drawn(name, self.prior.tail, self.prior.index, why)
 
     def _kept(self, name: str) -> State:
         """Return the state of a constant."""
-        value = self.network.tensors[name]
-        zeros = not bool(value.detach().ne(0).any())
-        state = constant(name, "it is not under the prior")
-        return replace(state, attained=not zeros)
+        return valued(constant(name, "it is not under the prior"), self.network.tensors[name])
+
+    def value(self, name: str) -> Tensor | None:
+        """Return the value of a parameter or buffer that is a constant, None of what is drawn."""
+        kind = self.roles[name].kind if name in self.roles else ""
+        value = self.network.tensors[name].detach().cpu()
+        if value.is_complex():
+            return None
+        if kind == BIAS and self.prior.family != "init" and self.prior.bias == 0:
+            return torch.zeros_like(value)
+        return None if kind in (WEIGHT, BIAS) else value
 
     def _initialised(self, node: Node, name: str) -> State | Unknown:
         """Return the state of a parameter that its module initialises itself."""
@@ -76,7 +87,7 @@ class Parameters:
         if isinstance(owner, NORMAL):
             return drawn(name, 0.5, None, "torch.nn draws embeddings from N(0, 1)")
         if isinstance(owner, nn.MultiheadAttention) and "bias" in name.rpartition(".")[2]:
-            return constant(name, "torch.nn sets these biases to 0")
+            return replace(constant(name, "torch.nn sets these biases to 0"), **NOWHERE)
         return drawn(name, 0.0, None, "torch.nn draws bounded, uniform weights")
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
@@ -88,6 +99,12 @@ class Parameters:
                 return around[-1], type(part).__name__
         known = isinstance(around[-1], UNIFORM + NORMAL)
         return around[-1], "" if known else type(around[-1]).__name__
+
+
+def valued(state: State, value: Tensor) -> State:
+    """Return the state of a constant whose value is known."""
+    found = value.detach().cpu()
+    return replace(state, **at(found.ne(0), attained=False), nonneg=bool((found >= 0).all()))
 
 
 def drawn(name: str, theta: float, index: float | None, why: str) -> State:

@@ -6,7 +6,9 @@ import math
 from dataclasses import replace
 
 from merkhet.core.graph import Node
-from merkhet.unit_prior.rules.activations import Growth, grown
+from merkhet.unit_prior.rules.activations import grown
+from merkhet.unit_prior.rules.entries import NOWHERE, as_of, at
+from merkhet.unit_prior.rules.growth import Growth
 from merkhet.unit_prior.rules.state import State, bounded
 from merkhet.unit_prior.rules.walk import Ruled, Walk, same
 
@@ -79,17 +81,21 @@ def _exponential(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     state = data["input"]
     if state.high:
         found = bounded(state.weights, node.name, "exp of what is bounded from above")
+        if node.op == "expm1":
+            found = replace(found, **as_of(state), pools=False)
+        found = replace(found, uniform=found.uniform and not state.holes)
         return replace(found, nonneg=node.op == "exp", down=node.op != "exp", random=state.random)
     if not state.random:
         return same(node, state, low=True)
+    left = as_of(state) if not state.holes else at(None, attained=state.attained)
+    fields = left if state.up else NOWHERE
     sure = state.attained and state.up
     none = state.theta > 1
     told = "no moment is finite" if none else "heavier than any Weibull tail (log-normal at 1/2)"
     return State(
         math.inf,
         0.0 if none else None,
-        attained=sure,
-        uniform=state.uniform,
+        **fields,
         random=True,
         up=sure,
         down=False,

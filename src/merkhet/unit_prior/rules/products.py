@@ -6,8 +6,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from merkhet.core.graph import Node
-from merkhet.unit_prior.rules.activations import GROWTHS, squashed
+from merkhet.unit_prior.rules.activations import squashed
+from merkhet.unit_prior.rules.entries import NOWHERE, as_of, both, nonzero
+from merkhet.unit_prior.rules.growth import GROWTHS
+from merkhet.unit_prior.rules.one_layer import gated, one_layer
 from merkhet.unit_prior.rules.powers import squared
 from merkhet.unit_prior.rules.shape import halves
 from merkhet.unit_prior.rules.state import (
@@ -30,10 +35,10 @@ def _multiplied(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     if len(data) == 1:
         ((name, state),) = data.items()
         return scaled(walk, node, state, "other" if name == "input" else "input")
-    one, other = data.values()
+    one, other = data["input"], data["other"]
     for key, state, rest in (("other", other, one), ("input", one, other)):
         if not state.random:
-            return scaled(walk, node, rest, key)
+            return by_constant(node, rest, walk.constant(node, key), state)
     return product(node, one, other)
 
 
@@ -46,28 +51,47 @@ def scaled(walk: Walk, node: Node, state: State, name: str) -> State:
         state: Of the result.
         name: The argument that is the constant.
     """
-    sign, zeros = walk.sign(node, name), walk.zeros(node, name)
-    if sign > 0:
+    value = walk.constant(node, name)
+    if value is not None and node.op in ("div", "floor_divide"):
+        value = value.reciprocal()
+    return by_constant(node, state, value)
+
+
+def by_constant(
+    node: Node, state: State, value: Tensor | None, factor: State | None = None
+) -> State:
+    """Return the state of a result times a constant.
+
+    Args:
+        node: The operation.
+        state: Of the result.
+        value: The constant; None where it is not known.
+        factor: Its state, which says where it is not 0.
+    """
+    if value is not None and bool((value > 0).all()):
         kept = {"rising": state.rising, "floor": state.floor, "norm": state.norm}
-        return same(node, state, **kept)
-    if sign < 0:
+        return same(node, state, **kept, away=state.away, copies=state.copies)
+    if value is not None and bool((value < 0).all()):
         return same(node, flipped(state))
-    if zeros == "all":
-        return replace(constant(node.name, "times 0"), attained=False)
-    both, limited = state.up and state.down, state.low and state.high
-    own = state.own if state.odd else None
+    if value is not None and not bool(value.ne(0).any()):
+        return replace(constant(node.name, "times 0"), **NOWHERE, nonneg=True)
+    left = nonzero(state, value, factor)
+    above = value is not None and bool((value >= 0).all())
+    limited = state.low and state.high
+    lost = "" if left["attained"] else "; an upper bound: what is heavy may meet a factor 0"
     return same(
         node,
         state,
-        uniform=state.uniform and zeros == "none",
-        up=both,
-        down=both,
-        low=limited,
-        high=limited,
-        nonneg=False,
-        away=False,
-        pools=own is not None and own.base.theta == 0 and state.attained,
-        own=own,
+        **left,
+        up=left["attained"] and state.up and (above or state.down),
+        down=left["attained"] and state.down and (above or state.up),
+        low=limited or (above and state.low),
+        high=limited or (above and state.high),
+        nonneg=above and state.nonneg,
+        copies=state.copies,
+        pools=left["attained"] and above and state.pools,
+        own=state.own if state.odd else None,
+        reason=f"times a constant{lost}" if state.attained else "",
     )
 
 
@@ -86,26 +110,27 @@ def product(node: Node, a: State, b: State) -> State:
         if other.norm == ("inverse", one.name):
             return reset(node, one)
     proof = _proof(a, b)
-    attained = bool(proof)
+    fields = both(a, b) if proof else NOWHERE
+    attained = bool(fields["attained"])
+    told = proof if attained or not proof else "an upper bound: heavy entries may not meet"
     up, down = _sides(a, b) if attained else (False, False)
     theta = a.theta + b.theta
     return State(
         theta,
         _index(a, b, proof),
-        attained=attained,
-        uniform=attained and a.uniform and b.uniform,
+        **fields,
         random=a.random or b.random,
         up=up,
         down=down,
         low=theta == 0 or (a.nonneg and b.nonneg),
         high=theta == 0,
         nonneg=a.nonneg and b.nonneg,
-        pools=attained and a.nonneg and b.nonneg,
+        pools=attained and ((a.nonneg and b.nonneg) or (proof == ONE_LAYER and gated(a, b))),
         weights=together((a, b)),
         name=node.name,
         rising=node.name,
         reason=f"{a.theta:g} + {b.theta:g} of the factors; "
-        + (proof or "an upper bound: they depend on the same weights"),
+        + (told or "an upper bound: they depend on the same weights"),
     )
 
 
@@ -113,10 +138,8 @@ def _proof(a: State, b: State) -> str:
     """Say why the tail of a product is the sum of the two, or nothing."""
     if not (a.attained and b.attained):
         return ""
-    if _one_layer(a, b) and not apart(a, b):
+    if one_layer(a, b) and not apart(a, b):
         return ONE_LAYER
-    if not (a.uniform or b.uniform):
-        return ""  # the heavy entries of one may meet light ones of the other
     if apart(a, b):
         return INDEPENDENT
     for one, gate in ((a, b), (b, a)):
@@ -131,57 +154,49 @@ def _proof(a: State, b: State) -> str:
 def _index(a: State, b: State, proof: str) -> float | None:
     """Return the index of a product: the moments that independence or Hoelder's inequality gives.
 
-    Of two units on one input h, E|ab|^p is finite if E|w|^p and E|h|^(2p) are.
+    Of two units on one input h, E|ab|^p is finite if E|w|^p and E|h|^(2p) are; of powers m and n of
+    them, if E|w|^(mp), E|w|^(np) and E|h|^((m + n) p) are.
     """
     least = least_index(a, b)
     if least is None or proof == INDEPENDENT:
         return least
     if proof == ONE_LAYER:
         assert a.own is not None
-        base = a.own.base
-        return least if base.index is None else min(least, base.index / 2)
+        assert b.own is not None
+        base, power = a.own.base, a.own.power + b.own.power
+        return least if base.index is None or not power else min(least, base.index / power)
     infinite = [one.index for one in (a, b) if math.isinf(one.theta)]
     return 1 / sum(1 / index for index in infinite if index) if 0.0 not in infinite else 0.0
 
 
-def _one_layer(a: State, b: State) -> bool:
-    """Tell whether entries that meet are different units on the same input."""
-    one, other = a.own, b.own
-    if one is None or other is None or one.base.name != other.base.name or not one.base.name:
-        return False
-    if one.layout != other.layout or not one.base.attained:
-        return False
-    mine, theirs = one.used(), other.used()
-    shared = one.names[0] == other.names[0]
-    apart_rows = mine is not None and theirs is not None and not mine & theirs
-    return (not shared or apart_rows) and not _in_base(one.names, one.base, other.names)
-
-
-def _in_base(names: tuple[str, ...], base: State, others: tuple[str, ...]) -> bool:
-    """Tell whether weights of layers occur in what they are applied to."""
-    return any(name in base.weights for name in (*names, *others))
-
-
 def _sides(a: State, b: State) -> tuple[bool, bool]:
     """Return on which sides a product attains its tail, from those of factors of free signs."""
-    gated = [one for one, gate in ((a, b), (b, a)) if gate.theta == 0 and gate.floor]
-    if gated and not apart(a, b) and not _one_layer(a, b):
-        return gated[0].up, False
+    gates = [one for one, gate in ((a, b), (b, a)) if gate.theta == 0 and gate.floor]
+    if gates and not apart(a, b) and not one_layer(a, b):
+        return gates[0].up, False
     up = (a.up and b.up) or (a.down and b.down)
     return up, (a.up and b.down) or (a.down and b.up)
 
 
 def reset(node: Node, state: State, why: str = "divided by its own norm: bounded") -> State:
     """Return the state of a result that is divided by its own norm."""
-    found = bounded(state.weights, node.name, why, attained=state.attained)
-    return replace(found, up=state.up, down=state.down, nonneg=state.nonneg, random=state.random)
+    found = bounded(state.weights, node.name, why)
+    signs: dict[str, Any] = {"up": state.up, "down": state.down, "nonneg": state.nonneg}
+    left: dict[str, Any] = {"centred": state.centred, "pools": state.pools, "random": state.random}
+    return replace(found, **as_of(state), **signs, **left)
+
+
+def cut(state: State) -> State:
+    """Return a state whose entries are cut to whole numbers: what is bounded may become 0."""
+    lost: dict[str, Any] = {**NOWHERE, "up": False, "down": False, "pools": False, "own": None}
+    return replace(state, **lost) if state.random and state.theta == 0 else state
 
 
 def _divided(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     """Return the state of a quotient."""
     if node.op == "floor_divide" or node.arguments.get("rounding_mode") is not None:
         dropped: dict[str, Any] = {"norm": None, "floor": "", "away": False}
-        data = {name: replace(state, **dropped) for name, state in data.items()}
+        data = {name: replace(cut(state), **dropped) for name, state in data.items()}
     below = data.get("other")
     if below is None or not below.random:
         return scaled(walk, node, data["input"], "other")
@@ -191,12 +206,12 @@ def _divided(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     if not below.away:
         return "it divides by a result that may come close to 0: small values decide its tail"
     inverse = bounded(below.weights, f"1 / {below.name}", "", attained=below.attained)
-    return product(node, above, replace(inverse, down=False, nonneg=True))
+    return product(node, above, replace(inverse, **as_of(below), down=False, nonneg=True))
 
 
 def _glu(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     """Return the state of one half of a result times the sigmoid of the other."""
-    one, other = halves(node, data["input"])
+    one, other = halves(walk, node, data["input"])
     return product(node, one, squashed(node, other, GROWTHS["sigmoid"]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from merkhet.core.graph import Node
 from merkhet.unit_prior.rules.state import State, bounded, together
 from merkhet.unit_prior.rules.walk import Ruled, Walk
@@ -28,7 +30,10 @@ def _saturating(walk: Walk, node: Node, data: dict[str, State]) -> State | tuple
 
 def _results(node: Node, state: State) -> State | tuple[State, ...]:
     """Return the state of every result."""
-    return state if len(node.shapes) == 1 else tuple(state for _ in node.shapes)
+    if len(node.shapes) == 1:
+        return state
+    names = [f"{node.name} {place}" for place in range(len(node.shapes))]
+    return tuple(replace(state, name=name, rising=name) for name in names)
 
 
 def _growing(walk: Walk, node: Node, data: dict[str, State]) -> State | tuple[State, ...] | str:
@@ -45,12 +50,12 @@ def _growing(walk: Walk, node: Node, data: dict[str, State]) -> State | tuple[St
     times = _steps(node)
     before = max(given, key=lambda state: state.theta)
     theta = before.theta + times * tail.theta
-    indices = [times / tail.index] if tail.index else []
-    indices += [1 / before.index] if before.index else []
+    indices = [tail.index / times] if tail.index is not None else []
+    indices += [before.index] if before.index is not None else []
     plain = theta == 0
     found = State(
         theta,
-        1 / sum(indices) if indices else None,
+        _together(indices),
         attained=plain,
         random=True,
         up=plain,
@@ -65,6 +70,13 @@ def _growing(walk: Walk, node: Node, data: dict[str, State]) -> State | tuple[St
         reason=f"{times} times {tail.theta:g} (weights) + {before.theta:g}; an upper bound: tied",
     )
     return _results(node, found)
+
+
+def _together(indices: list[float]) -> float | None:
+    """Return the index of a product of power tails that may depend on each other; None of none."""
+    if 0.0 in indices:
+        return 0.0  # no moment of one of them is finite
+    return 1 / sum(1 / index for index in indices) if indices else None
 
 
 def _steps(node: Node) -> int:

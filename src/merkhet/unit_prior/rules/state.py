@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 ROUNDING = 1e-9  # relative, of sums of thetas such as 1/3 + 1/3
-Rows = frozenset[int] | None  # rows of a weight matrix; None for all of it
+Rows = frozenset[tuple[int, int]] | None  # (axis, place) of rows of a weight; None for all of it
 Weights = Mapping[str, Rows]  # parameters under the prior, and which of their rows
 
 
@@ -24,8 +24,11 @@ class Own:
         base: The state that the weights were applied to.
         kind: "weights" of weights themselves, in any order and shape; "odd" where the result
             changes sign with its row, up to constants; "gate" after an activation that is above
-            a constant where the unit is positive, as sigmoid is; "other" after others.
+            a constant where the unit is positive, as sigmoid is; "even" after one that grows to
+            the same sign on both sides, as |u| does; "other" after others.
         layout: Moves of positions since then.
+        power: How it grows with its units: as their size to this power; 0 for bounded functions.
+        along: The axis of the weight that its rows are counted along.
     """
 
     names: tuple[str, ...]
@@ -33,10 +36,14 @@ class Own:
     base: State
     kind: str = "odd"
     layout: tuple[str, ...] = ()
+    power: float = 1.0
+    along: int = 0
 
     def used(self) -> Rows:
         """Return the rows that its entries come from."""
-        return None if self.rows is None else frozenset(self.rows.unique().tolist())
+        if self.rows is None:
+            return None
+        return frozenset((self.along, row) for row in self.rows.unique().tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,8 @@ class State:
         attained: Whether theta is proved to be optimal for some entry (with theta = 0: whether
             some entry is not always 0).
         uniform: Whether it is for every entry.
+        where: For which entries it is, of the result's shape; None where it is for every one, for
+            none, or where that is not known.
         random: Whether it depends on weights under the prior.
         up: Whether the tail towards + infinity attains theta.
         down: Whether the tail towards - infinity does.
@@ -57,13 +66,16 @@ class State:
         nonneg: Whether no entry is negative.
         away: Whether all are above a positive constant.
         pools: Whether sums of entries with factors that are not negative attain theta as well.
+        centred: Axes along which entries may sum to 0, for a norm took their mean away.
+        copies: Axes along which all entries are the same one.
+        holes: Whether entries may be -infinity by construction, as masked scores are.
         own: The last layer of weights, where at most one activation came since.
         weights: Parameters under the prior that it depends on.
         name: The node that first had these values.
         rising: A node of which this is an odd, increasing function, "" for none.
         floor: A node such that this is above a positive constant where that is positive.
         norm: ("square" | "energy" | "root" | "inverse", node): its squared entries, their sum or
-            mean, the root of that, or one over the root.
+            mean, the root of that, or one over the root; ("weights", node): of a softmax.
         reason: Why, in words.
     """
 
@@ -71,6 +83,7 @@ class State:
     index: float | None = None
     attained: bool = True
     uniform: bool = True
+    where: Tensor | None = None
     random: bool = False
     up: bool = True
     down: bool = True
@@ -79,6 +92,9 @@ class State:
     nonneg: bool = False
     away: bool = False
     pools: bool = True
+    centred: frozenset[int] = frozenset()
+    copies: frozenset[int] = frozenset()
+    holes: bool = False
     own: Own | None = None
     weights: Weights = field(default_factory=dict)
     name: str = ""
@@ -115,6 +131,7 @@ def bounded(weights: Weights, name: str, reason: str, *, attained: bool = True) 
     """Return the state of a bounded result, by default of both signs."""
     return State(
         attained=attained,
+        uniform=attained,
         random=bool(weights),
         low=True,
         high=True,
@@ -142,21 +159,25 @@ def together(states: Iterable[State]) -> dict[str, Rows]:
 
 def apart(one: State, other: State) -> bool:
     """Tell whether two states depend on different weights: they are independent."""
-    return all(_disjoint(rows, other.weights, name) for name, rows in one.weights.items())
+    return all(_unused(rows, other.weights, name) for name, rows in one.weights.items())
 
 
 def fresh(own: Own, *others: State) -> bool:
     """Tell whether the rows of a layer occur in none of some states."""
     used = own.used()
-    return all(_disjoint(used, other.weights, name) for other in others for name in own.names)
+    return all(_unused(used, other.weights, name) for other in others for name in own.names)
 
 
-def _disjoint(rows: Rows, weights: Weights, name: str) -> bool:
+def _unused(rows: Rows, weights: Weights, name: str) -> bool:
     """Tell whether rows of a parameter are none of those that weights have."""
-    if name not in weights:
-        return True
-    others = weights[name]
-    return rows is not None and others is not None and not rows & others
+    return name not in weights or disjoint(rows, weights[name])
+
+
+def disjoint(rows: Rows, others: Rows) -> bool:
+    """Tell whether rows of one weight have no entry in common."""
+    if rows is None or others is None or len({axis for axis, _ in rows | others}) > 1:
+        return False  # rows along one axis cross those along another
+    return not rows & others
 
 
 def least_index(*states: State) -> float | None:

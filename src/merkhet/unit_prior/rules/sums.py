@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from merkhet.core.graph import Node
-from merkhet.unit_prior.rules.state import State, apart, fresh, least_index, together
+from merkhet.unit_prior.rules.entries import NOWHERE, as_of, either
+from merkhet.unit_prior.rules.state import State, apart, constant, fresh, least_index, together
 from merkhet.unit_prior.rules.walk import Ruled, Walk, same
 
 MAY_CANCEL = "an upper bound: the two depend on the same weights and may cancel"
@@ -13,51 +14,55 @@ MAY_CANCEL = "an upper bound: the two depend on the same weights and may cancel"
 
 def _added(walk: Walk, node: Node, data: dict[str, State]) -> State | str:
     """Return the state of a sum or difference."""
-    minus = {"sub": "other", "rsub": "input"}.get(node.op)
-    terms = {
-        name: flipped(state) if (name == minus) != _negative(node, name) else state
-        for name, state in data.items()
-    }
-    if len(terms) == 1:
-        ((name, state),) = terms.items()
-        number = "other" if name == "input" else "input"
-        return _shifted(node, state, walk.sign(node, number), zero=_zero(walk, node, number))
+    terms = {name: _factored(node, name, state) for name, state in data.items()}
     for name, other in (("input", "other"), ("other", "input")):
-        if not terms[name].random:
-            sign, zero = walk.sign(node, name), _zero(walk, node, name)
-            return _shifted(node, terms[other], sign, zero=zero)
+        if name in terms and (other not in terms or not terms[other].random):
+            return _shifted(walk, node, terms[name], other)
     return total(node, terms["input"], terms["other"])
 
 
-def _zero(walk: Walk, node: Node, name: str) -> bool:
-    """Tell whether a constant argument is 0."""
-    return walk.zeros(node, name) == "all"
-
-
-def _negative(node: Node, name: str) -> bool:
-    """Tell whether a term is taken with a negative factor."""
-    scaled = "input" if node.op == "rsub" else "other"
+def _factor(node: Node, name: str) -> float:
+    """Return the factor that a term is taken with."""
     alpha = node.arguments.get("alpha")
-    return name == scaled and alpha is not None and float(alpha) < 0
+    minus = {"sub": "other", "rsub": "input"}.get(node.op)
+    scale = 1.0 if alpha is None or name != (minus or "other") else float(alpha)
+    return -scale if name == minus else scale
 
 
-def _shifted(node: Node, state: State, sign: int, *, zero: bool) -> State:
+def _factored(node: Node, name: str, state: State) -> State:
+    """Return the state of a term times its factor, by name."""
+    factor = _factor(node, name)
+    if factor == 0:
+        return replace(constant(node.name, "taken 0 times"), **NOWHERE)
+    if factor < 0:
+        return flipped(state)
+    return state if factor == 1 else replace(state, name="")  # not the very values any more
+
+
+def _shifted(walk: Walk, node: Node, state: State, name: str) -> State:
     """Return the state of a result plus a constant.
 
     Args:
+        walk: The reading.
         node: The operation.
-        state: Of the result.
-        sign: Of all entries of the constant, 0 where it is not known.
-        zero: Whether the constant is 0.
+        state: Of the result, with its factor.
+        name: The argument that is the constant.
     """
-    more = sign > 0 and node.op == "add"
+    value, factor = walk.constant(node, name), _factor(node, name)
+    zero = factor == 0 or (value is not None and not bool(value.ne(0).any()))
+    more = value is not None and bool((value * factor > 0).all())
+    less = value is not None and bool((value * factor < 0).all())
     energy = state.norm is not None and state.norm[0] == "energy" and (more or zero)
     own = replace(state.own, kind="odd") if state.parameter and state.own else state.own
     limited = state.low and state.high
+    tailed = state.theta > 0 or zero  # else a shift may leave entries of one sign
     return same(
         node,
         state,
+        up=state.up and (tailed or more),
+        down=state.down and (tailed or less),
         own=own if state.odd else None,
+        holes=state.holes or value is None or not bool(value.isfinite().all()),
         away=(state.nonneg and more) or (state.away and (more or zero)),
         nonneg=state.nonneg and (more or zero),
         floor=(state.rising if limited else state.floor) if more else "",
@@ -94,13 +99,13 @@ def total(node: Node, a: State, b: State) -> State:
         big, small = (a, b) if a.heavier(b) else (b, a)
         return _dominated(node, big, small)
     up, down, proof = _equal(a, b)
-    attained = bool(proof)
+    fields = either(a, b) if proof else NOWHERE
+    attained = bool(fields["attained"])
     theta = max(a.theta, b.theta)
     return State(
         theta,
         least_index(a, b),
-        attained=attained,
-        uniform=(a.attained and a.uniform) or (b.attained and b.uniform),
+        **fields,
         random=a.random or b.random,
         up=up,
         down=down,
@@ -109,6 +114,8 @@ def total(node: Node, a: State, b: State) -> State:
         nonneg=a.nonneg and b.nonneg,
         away=(a.away and b.nonneg) or (b.away and a.nonneg),
         pools=attained and (a.pools or b.pools),
+        centred=a.centred | b.centred,
+        holes=a.holes or b.holes,
         weights=together((a, b)),
         name=node.name,
         rising=(a.rising if a.rising == b.rising else "") or node.name,
@@ -122,8 +129,7 @@ def _dominated(node: Node, big: State, small: State) -> State:
     return State(
         big.theta,
         big.index,
-        attained=big.attained,
-        uniform=big.uniform,
+        **as_of(big),
         random=True,
         up=big.up,
         down=big.down,
@@ -131,6 +137,8 @@ def _dominated(node: Node, big: State, small: State) -> State:
         high=big.high and small.high,
         nonneg=big.nonneg and small.nonneg,
         pools=big.pools,
+        centred=big.centred,
+        holes=big.holes or small.holes,
         weights=together((big, small)),
         name=node.name,
         rising=(big.rising if big.rising == small.rising else "") or node.name,

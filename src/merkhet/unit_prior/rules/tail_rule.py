@@ -14,8 +14,12 @@ as well. Moments are over the weights, the input being fixed. The rules and thei
 - norms over the entries at hand: bounded, 0. Attention: that of the values, whose averages
   they are. Weights of power tails: the least index (Breiman's lemma), and theta is infinite.
 
-Standing assumption of all that is called exact: nothing vanishes by construction. No unit looks at
-an input that is all zeros, and no norm is over entries that are all alike.
+What masks, selections, padding, strides and pruning by known constants leave of a tail is followed
+entry by entry; where it is not known which entries are left, the claim is a bound.
+
+Standing assumption of all that is called exact: the network's inputs, and constants computed from
+them, are in general position. No unit looks at an input that is all zeros, and no norm is over
+entries that the input makes all alike.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ from torch import nn
 from merkhet.core.graph import Network, Node, Rule, Unknown, read, trace
 from merkhet.unit_prior import weight_priors
 from merkhet.unit_prior.rules.activations import ACTIVATIONS, BOUNDED_OPS
+from merkhet.unit_prior.rules.entries import NOWHERE, fitted
+from merkhet.unit_prior.rules.joins import JOINS
+from merkhet.unit_prior.rules.matrices import MATRICES
 from merkhet.unit_prior.rules.modules import by_module
 from merkhet.unit_prior.rules.normal import NORMAL
 from merkhet.unit_prior.rules.parameters import Parameters
@@ -38,19 +45,18 @@ from merkhet.unit_prior.rules.products import PRODUCTS
 from merkhet.unit_prior.rules.recurrent import RECURRENT
 from merkhet.unit_prior.rules.shape import SHAPES
 from merkhet.unit_prior.rules.state import State, bounded, constant
+from merkhet.unit_prior.rules.steady import UNSEEN, steady
 from merkhet.unit_prior.rules.sums import SUMS
 from merkhet.unit_prior.rules.walk import Ruled, Walk, heaviest
 from merkhet.unit_prior.rules.weights import WEIGHTS
 from merkhet.unit_prior.weight_priors import WeightPrior
 
 RULES: dict[str, Ruled] = {
-    **{**SHAPES, **POOLING, **COMPARISONS, **ACTIVATIONS, **POWERS},
-    **{**SUMS, **PRODUCTS, **NORMAL, **WEIGHTS, **RECURRENT},
+    **{**SHAPES, **JOINS, **POOLING, **COMPARISONS, **ACTIVATIONS, **POWERS},
+    **{**SUMS, **PRODUCTS, **NORMAL, **MATRICES, **WEIGHTS, **RECURRENT},
 }
 # These are bounded whatever they are given, so that what is unknown before them does not matter.
 RESETS = (*BOUNDED_OPS, *COMPARISONS, "layer_norm", "group_norm", "rms_norm", "softmax")
-DRAWN = ("rand", "bernoulli", "exponential", "multinomial", "normal")
-UNSEEN = "torch.export could not trace this network, and hooks do not see what it computes"
 SILENT = ("shape", "dropout", "input", "constant")  # left out of tables
 
 
@@ -163,7 +169,17 @@ def tail_rule(
         1.0
     """
     prior = weight_priors.weight_prior(weight_prior)
-    network = trace(module, example)
+    return read_tails(module, trace(module, example), prior)
+
+
+def read_tails(module: nn.Module, network: Network, prior: WeightPrior) -> TailReading:
+    """Return what `tail_rule` does, of a network that is traced already.
+
+    Args:
+        module: The network.
+        network: Its graph.
+        prior: On its weights.
+    """
     walk = Walk(Parameters(module, network, prior))
     rules = {op: _ruled(walk, rule, op) for op, rule in RULES.items()}
     rules["literal"] = _ruled(walk, _literal, "")
@@ -182,12 +198,18 @@ def _ruled(walk: Walk, rule: Ruled, op: str) -> Rule:
         data = walk.operands(node, given)
         if isinstance(data, Unknown):
             return _whatever(walk, node) if op in RESETS else data
-        if not any(state.random for state in data.values()):
-            return _steady(node, data)
+        empty = bool(node.shapes) and node.size == 0
+        if empty or not any(state.random for state in data.values()):
+            return steady(walk, node, data, rule)
+        if walk.hollow(node) and op not in JOINS:
+            return Unknown(node.name, node.op, node.path, "a part of what it is given is empty")
         found = rule(walk, node, data)
         if isinstance(found, str):
             return Unknown(node.name, node.op, node.path, found)
-        return found
+        if isinstance(found, tuple):
+            pairs = zip(found, node.shapes, strict=True)
+            return tuple(fitted(one, shape) for one, shape in pairs)
+        return fitted(found, node.shape)
 
     return ruled
 
@@ -195,17 +217,8 @@ def _ruled(walk: Walk, rule: Ruled, op: str) -> Rule:
 def _whatever(walk: Walk, node: Node) -> State:
     """Return the state after what is bounded whatever it is given."""
     everything = dict.fromkeys(walk.parameters.roles)
-    return bounded(everything, node.name, f"{node.op} is bounded, whatever comes before")
-
-
-def _steady(node: Node, data: dict[str, State]) -> State | Unknown:
-    """Return the state of what is computed from constants alone."""
-    if any(word in node.op for word in DRAWN):
-        return Unknown(node.name, node.op, node.path, "it draws numbers of its own")
-    if node.op == "untraced" or node.op.startswith("module:"):
-        return Unknown(node.name, node.op, node.path, UNSEEN)
-    alive = not data or any(state.attained for state in data.values())
-    return replace(constant(node.name), attained=alive)
+    found = bounded(everything, node.name, f"{node.op} is bounded, whatever comes before")
+    return replace(found, **NOWHERE)
 
 
 def _unread(walk: Walk, node: Node, data: dict[str, State]) -> str:

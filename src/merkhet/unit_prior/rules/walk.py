@@ -1,19 +1,20 @@
-"""What the rules of the reading of tails share: operands, constants, and layers of weights."""
+"""What the rules of the reading of tails share: operands, constants, and marks at entries."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from merkhet.core.graph import Node, Ref, Unknown
+from merkhet.unit_prior.rules.entries import NOWHERE, at, entries
 from merkhet.unit_prior.rules.parameters import Parameters
-from merkhet.unit_prior.rules.state import Own, State, least_index, together
+from merkhet.unit_prior.rules.replay import folded, replayed
+from merkhet.unit_prior.rules.state import State
 
-ROW = "a row"  # the window of a dense layer
 Ruled = Callable[["Walk", Node, dict[str, State]], "State | tuple[State, ...] | str"]
 
 
@@ -23,9 +24,13 @@ class Walk:
 
     Args:
         parameters: The tails of its parameters.
+
+    Attributes:
+        values: Values of nodes that are constants, as far as they are known, by name.
     """
 
     parameters: Parameters
+    values: dict[str, Tensor] = field(default_factory=dict)
 
     def operands(self, node: Node, given: tuple[Any, ...]) -> dict[str, State] | Unknown:
         """Return the states of a node's arguments by name, those in lists as "tensors.0", ...
@@ -67,28 +72,71 @@ class Walk:
             return 0
         return int(bool((value > 0).all())) - int(bool((value < 0).all()))
 
-    def nonnegative(self, node: Node, name: str) -> bool:
-        """Tell whether a constant argument is known to have no negative entry."""
-        value = self.constant(node, name)
-        return value is not None and bool((value >= 0).all())
+    def hollow(self, node: Node) -> bool:
+        """Tell whether a tensor among a node's operands has no entries."""
+        network = self.parameters.network
+        sources = [network.node(name) for name in node.inputs]
+        stored = [network.tensors[name] for name in node.parameters.values()]
+        return any(one.shapes and one.size == 0 for one in sources) or any(
+            one.numel() == 0 for one in stored
+        )
 
-    def zeros(self, node: Node, name: str) -> str:
-        """Return how many entries of a constant argument are 0: "all", "some" or "none".
-
-        "some" also where its values are not known.
-        """
-        value = self.constant(node, name)
-        if value is None:
-            return "some"
-        return "none" if bool(value.ne(0).all()) else "some" if bool(value.ne(0).any()) else "all"
-
-    def constant(self, node: Node, name: str) -> torch.Tensor | None:
-        """Return a constant argument that is a number, parameter or buffer, None for others."""
+    def constant(self, node: Node, name: str) -> Tensor | None:
+        """Return a constant argument whose value is known, None for others."""
         value = node.arguments.get(name)
         if isinstance(value, int | float):
             return torch.tensor(float(value))
+        if isinstance(value, Ref):
+            return self.values.get(value.name)
         stored = node.parameters.get(name)
-        return None if stored is None else self.parameters.network.tensors[stored].detach()
+        return None if stored is None else self.parameters.value(stored)
+
+    def fold(self, node: Node) -> Tensor | None:
+        """Return the value of a result that depends on constants alone, and keep it."""
+        stored = {key: self.constant(node, key) for key in node.parameters}
+        kept = {key: value for key, value in stored.items() if value is not None}
+        if len(kept) < len(stored):
+            return None
+        value = folded(self.parameters.network, node, self.values, kept)
+        if value is not None:
+            self.values[node.name] = value
+        return value
+
+    def replay(self, node: Node, given: Mapping[str, Any]) -> Any:
+        """Return what an operation makes of marks at the entries of its operands, or None."""
+        return replayed(self.parameters.network, node, self.values, given)
+
+    def through(
+        self, node: Node, state: State, *, keeps: bool, name: str = "input", **given: Any
+    ) -> dict[str, Any]:
+        """Return for which entries a tail is proved after entries were moved, joined or dropped.
+
+        Args:
+            node: The operation, every result of which is a sum, or the largest, of entries.
+            state: Of the entries.
+            keeps: Whether no entry is dropped, so that a heavy one is somewhere in the result.
+            name: Of the argument that has the entries.
+            given: Other arguments that take the place of the node's.
+        """
+        marks = entries(state, self.shape_of(node, name))
+        if not state.attained or marks is None:
+            return at(None, attained=state.attained and keeps)
+        found = self.replay(node, {name: marks.float(), **given})
+        if isinstance(found, list | tuple):
+            found = found[0]
+        if not isinstance(found, Tensor):
+            return at(None, attained=True) if keeps else dict(NOWHERE)
+        return at(found > 0, attained=False)
+
+    def largest(self, node: Node, state: State) -> Tensor | None:
+        """Return which results of a maximum or minimum over axes see a proved entry, or None."""
+        marks = entries(state, self.shape_of(node, "input"))
+        dims = node.arguments.get("dim")
+        if marks is None:
+            return None
+        if dims is None or dims == []:
+            return marks.any()
+        return marks.float().amax(dims, keepdim=bool(node.arguments.get("keepdim"))) > 0
 
 
 def heaviest(state: State | tuple[State, ...]) -> State:
@@ -96,88 +144,6 @@ def heaviest(state: State | tuple[State, ...]) -> State:
     if not isinstance(state, tuple):
         return state
     return max(state, key=lambda one: one.theta)
-
-
-def weighted(
-    node: Node,
-    h: State,
-    weight: State,
-    bias: State | None = None,
-    *,
-    axis: int | None = None,
-    mixes: bool = True,
-    window: str = "",
-) -> State:
-    """Return the state of sums of weights times entries: theta_h + theta_w.
-
-    Given h and all weights of a unit but one, w_1, the rest is symmetric about 0, so that
-    E|g|^k >= E|w_1 h_1|^k = E|w_1|^k E|h_1|^k if w_1 is independent of h_1; and by Minkowski's
-    and Hoelder's inequalities |g|_k is at most a constant times |w|_k |h|_k. For power tails the
-    same lines show which moments are finite.
-
-    Args:
-        node: The operation.
-        h: What the weights are applied to.
-        weight: The weights.
-        bias: What is added.
-        axis: Of the result, along which units have other weights; None where that is not known.
-        mixes: Whether every unit sums over all entries of its position.
-        window: Layers of the same are applied to the same entries; by default none is.
-    """
-    tied = not set(weight.weights).isdisjoint(h.weights)
-    theta = max(h.theta + weight.theta, bias.theta if bias else 0.0)
-    extra = (bias,) if bias is not None and bias.random else ()
-    parts = (h, weight, *extra)
-    index = least_index(*parts)
-    if tied and index and h.index and weight.index:
-        index = 1 / (1 / h.index + 1 / weight.index)  # Hoelder's, for they are not independent
-    attained = h.attained and not tied
-    names = (*weight.weights, *(name for one in extra for name in one.weights))
-    return State(
-        theta,
-        index,
-        attained=attained,
-        uniform=h.uniform or mixes,
-        random=True,
-        up=attained,
-        down=attained,
-        low=theta == 0,
-        high=theta == 0,
-        pools=attained and h.pools,
-        own=Own(names, _rows(node, axis), h, layout=(window or node.name,)),
-        weights=together(parts),
-        name=node.name,
-        rising=node.name,
-        reason=_weighted_reason(h, weight, tied),
-    )
-
-
-def _weighted_reason(h: State, weight: State, tied: bool) -> str:
-    """Say how the tails of weights add to those of what they are applied to."""
-    if math.isinf(weight.theta):
-        told = f"a power tail of the least index; weights {_told(weight)}, input {_told(h)}"
-    elif weight.theta == 0:
-        told = f"bounded weights: at finite width nothing gets heavier, {_told(h)} (input)"
-    else:
-        told = f"{_told(weight)} (weights) + {_told(h)} (input)"
-    if tied:
-        return f"{told}; an upper bound: {next(iter(weight.weights))} is already in its input"
-    return told if h.attained else f"{told}; an upper bound, as its input's is"
-
-
-def _told(state: State) -> str:
-    """Return theta, or the index of a power tail, in short."""
-    return f"{state.theta:g}" if state.index is None else f"{state.index:g}"
-
-
-def _rows(node: Node, axis: int | None) -> torch.Tensor | None:
-    """Return which row of the weights makes each entry of a node's result."""
-    if axis is None or not node.shape:
-        return None
-    shape = [1] * len(node.shape)
-    shape[axis] = -1
-    rows = torch.arange(node.shape[axis], dtype=torch.int32).view(shape)
-    return rows.expand(node.shape)
 
 
 def same(node: Node, state: State, **changes: Any) -> State:
@@ -189,10 +155,16 @@ def same(node: Node, state: State, **changes: Any) -> State:
         changes: Fields that differ; by default what only the very values of the operand have,
             such as being its square, is dropped.
     """
-    plain = {"name": node.name, "rising": node.name, "floor": "", "norm": None, "reason": ""}
+    plain: dict[str, Any] = {"name": node.name, "rising": node.name, "floor": "", "norm": None}
+    plain |= {"away": False, "copies": frozenset(), "reason": ""}
     changes = {**plain, **changes}
     if not changes["reason"]:
-        bound = "" if state.attained else ", an upper bound as before"
+        lost = (
+            ""
+            if changes.get("attained", True)
+            else ", an upper bound: what is heavy may be left out"
+        )
+        bound = lost if state.attained else ", an upper bound as before"
         changes["reason"] = f"unchanged{bound}" if state.random else state.reason
     return replace(state, **changes)
 

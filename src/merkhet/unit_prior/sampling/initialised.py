@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
+from merkhet.core.graph import Network
 from merkhet.core.modes import evaluating
 from merkhet.core.outputs import captured
+from merkhet.unit_prior.analysis.dense_chains import Chain, chain_of
 from merkhet.unit_prior.analysis.places import Place
-from merkhet.unit_prior.chain import as_unit_prior
 from merkhet.unit_prior.prior import UnitPrior
-from merkhet.unit_prior.rules.tail_rule import tail_rule
+from merkhet.unit_prior.rules.tail_rule import read_tails
 from merkhet.unit_prior.sampling.fresh import fresh_copy
 from merkhet.unit_prior.sampling.fresh_roles import WEIGHT, roles
-from merkhet.unit_prior.sampling.sample_units import sample_units
+from merkhet.unit_prior.sampling.runs import Tell
+from merkhet.unit_prior.sampling.ways import draw_by_cheapest
 from merkhet.unit_prior.weight_priors import Gaussian, Uniform, WeightPrior, weight_prior
 
 ORTHOGONAL = "orthogonal"
@@ -42,6 +44,23 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A network that is to be initialised, and where it is looked at.
+
+    Attributes:
+        module: The network.
+        network: Its graph.
+        example: One input, with a batch dimension of 1.
+        layers: Where to look, and at which unit.
+    """
+
+    module: nn.Module
+    network: Network
+    example: Tensor
+    layers: Sequence[Place]
+
+
+@dataclass(frozen=True)
 class Units:
     """What units are, by path.
 
@@ -52,6 +71,17 @@ class Units:
 
     numbers: Mapping[str, Numbers]
     method: str
+
+
+def schemes(names: Sequence[str]) -> list[Scheme]:
+    """Return initialisations by name, each once.
+
+    Raises:
+        InputError: No names, or such as do not exist.
+    """
+    if isinstance(names, str) or not names:
+        raise InputError(f"names = {names!r}: give several, such as ('he', 'xavier', 'init')")
+    return [scheme(name) for name in dict.fromkeys(names)]
 
 
 def scheme(name: str) -> Scheme:
@@ -78,45 +108,36 @@ def scheme(name: str) -> Scheme:
         ) from None
 
 
-def units_of(
-    module: nn.Module,
-    example: Tensor,
-    layers: Sequence[Place],
-    given: Scheme,
-    n: int,
-    generator: torch.Generator,
-) -> Units:
+def units_of(start: Start, given: Scheme, n: int, generator: torch.Generator, tell: Tell) -> Units:
     """Return what units of some layers are under an initialisation, for one input.
 
     Args:
-        module: The network.
-        example: One input, with a batch dimension of 1.
-        layers: Where to look, and at which unit.
+        start: The network, and where to look.
         given: The initialisation.
         n: Draws, where nothing exact is known.
         generator: Of the draws.
+        tell: Is told how many more draws are done.
     """
-    if given.prior is not None:
-        exact = _exact(module, example, layers, given.prior)
-        if exact is not None:
-            return exact
     if given.prior is None:
-        drawn, method = _orthogonal(module, example, layers, min(n, MOST_COPIES), generator)
-    else:
-        units = {place.path: [place.unit] for place in layers}
-        found = sample_units(module, example, given.prior, n, units, generator)
-        drawn = {path: values[:, 0, 0] for path, values in found.values.items()}
-        method = f"{n} draws, {found.method}"
-    index = None if given.prior is None else given.prior.index
-    return Units({path: moments(values, index) for path, values in drawn.items()}, method)
+        return _orthogonal(start, n, generator, tell)
+    chain = chain_of(start.module, start.network, start.example, given.prior)
+    if not isinstance(chain, str) and chain[0].exact:
+        tell(n)
+        return _exact(chain, start.layers)
+    units = {place.path: [place.unit] for place in start.layers}
+    found, how = draw_by_cheapest(
+        start.module, start.example, given.prior, n, units, generator, chain=chain, tell=tell
+    )
+    numbers = {path: moments(one[:, 0, 0], given.prior.index) for path, one in found.items()}
+    return Units(numbers, f"{n} draws, {how}")
 
 
-def tails_of(module: nn.Module, example: Tensor, given: Scheme) -> Mapping[str, Any]:
+def tails_of(start: Start, given: Scheme) -> Mapping[str, Any]:
     """Return the tail parameter of each module's output, by path.
 
     Entries of orthogonal matrices are bounded, as uniform weights are.
     """
-    return tail_rule(module, example, given.prior or Uniform()).modules
+    return read_tails(start.module, start.network, given.prior or Uniform()).modules
 
 
 def moments(sample: Tensor, index: float | None = None) -> Numbers:
@@ -140,13 +161,8 @@ def moments(sample: Tensor, index: float | None = None) -> Numbers:
     return largest * math.sqrt(variance), math.inf if heavy else kurtosis, dead
 
 
-def _exact(
-    module: nn.Module, example: Tensor, layers: Sequence[Place], prior: WeightPrior
-) -> Units | None:
-    """Return what is known exactly, or None where the network is no chain with a closed law."""
-    chain = as_unit_prior(module, example, prior)
-    if isinstance(chain, str) or not chain[0].exact:
-        return None
+def _exact(chain: Chain, layers: Sequence[Place]) -> Units:
+    """Return what is known exactly of a chain with a closed law."""
     found, where = UnitPrior.from_spec(chain[0]), chain[1]
     numbers = {place.path: _exact_numbers(found, *where[place.path]) for place in layers}
     return Units(numbers, "exact")
@@ -160,25 +176,21 @@ def _exact_numbers(prior: UnitPrior, layer: int, post: bool) -> Numbers:
     return std, kurtosis, dead
 
 
-def _orthogonal(
-    module: nn.Module,
-    example: Tensor,
-    layers: Sequence[Place],
-    n: int,
-    generator: torch.Generator,
-) -> tuple[dict[str, Tensor], str]:
-    """Draw units of networks with orthogonal weights, one copy after the other."""
-    fresh = fresh_copy(module, "gaussian", generator)
+def _orthogonal(start: Start, n: int, generator: torch.Generator, tell: Tell) -> Units:
+    """Return what units of networks with orthogonal weights are, from one copy after the other."""
+    fresh = fresh_copy(start.module, "gaussian", generator)
     weights = [name for name, role in roles(fresh).items() if role.kind == WEIGHT]
     parameters = dict(fresh.named_parameters())
     draw = functools.partial(nn.init.orthogonal_, gain=math.sqrt(2.0), generator=generator)
-    found: dict[str, list[Tensor]] = {place.path: [] for place in layers}
+    found: dict[str, list[Tensor]] = {place.path: [] for place in start.layers}
+    copies = min(n, MOST_COPIES)
     with evaluating(fresh), captured(fresh, list(found)) as kept:
-        for _ in range(n):
+        for copy in range(copies):
             for name in weights:
                 draw(parameters[name])
-            fresh(example)
-            for place in layers:
+            fresh(start.example)
+            for place in start.layers:
                 found[place.path].append(kept[place.path].double().flatten()[place.unit])
-    drawn = {path: torch.stack(values) for path, values in found.items()}
-    return drawn, f"{n} copies with orthogonal weights"
+            tell(n * (copy + 1) // copies - n * copy // copies)
+    numbers = {path: moments(torch.stack(values)) for path, values in found.items()}
+    return Units(numbers, f"{copies} copies with orthogonal weights")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from merkhet.unit_prior.weight_priors import WeightPrior
 AT_ONCE = 2**26  # bytes of draws that are alive at once
 MOST = 2048  # draws at once
 Tensors = dict[str, Tensor]
+Tell = Callable[[int], None]  # is told how many more draws are done
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Draws:
     prior: WeightPrior
     layers: dict[str, Sizes]
 
-    def run(self, n: int, generator: torch.Generator) -> tuple[Tensors, str]:
+    def run(self, n: int, generator: torch.Generator, tell: Tell) -> tuple[Tensors, str]:
         """Return units (n, inputs, units) by path, and the method in words."""
         whole = copied_module(self.network) if self.layers else self.network
         noise = draw_outputs(self.network, self.layers, self.prior)
@@ -50,15 +51,28 @@ class Draws:
         guard = Guard(value for layer in drawn_outputs for value in layer.parameters())
         one = _One(self.network, self.wanted, noise, guard)
         plan = _Plan(self.network, self.prior, self.layers, self.wanted.alive)
+        done = _Counted(tell)
         try:
-            values, how = _in_chunks(one, plan, n, generator)
+            values, how = _in_chunks(one, plan, n, generator, done)
         except SeenError:
-            return Draws(whole, self.wanted, self.prior, {}).run(n, generator)
+            values, how, guard.seen = {}, "", True
         nans = any(bool(value.isnan().any()) for value in values.values())
         if self.layers and (nans or guard.seen):
-            # The network caught the error, or holds views of the weights.
-            return Draws(whole, self.wanted, self.prior, {}).run(n, generator)
+            # It sees the weights; maybe it caught the error, or holds views of them.
+            tell(-done.count)
+            return Draws(whole, self.wanted, self.prior, {}).run(n, generator, tell)
         return values, f"{plan.described()}, {how}"
+
+
+class _Counted:
+    """Tells on how many draws are done, and knows how many that were."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell, self.count = tell, 0
+
+    def __call__(self, more: int) -> None:
+        self.count += more
+        self.tell(more)
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,9 @@ def _directly(name: str, within: tuple[str, ...]) -> bool:
     return any(name.startswith(prefix) and "." not in name[len(prefix) :] for prefix in within)
 
 
-def _in_chunks(one: _One, plan: _Plan, n: int, generator: torch.Generator) -> tuple[Tensors, str]:
+def _in_chunks(
+    one: _One, plan: _Plan, n: int, generator: torch.Generator, tell: Tell
+) -> tuple[Tensors, str]:
     """Run all draws; by vmap, unless it refuses the network."""
     size, refusal = plan.size, ""
     together = vmap(one.run, randomness="different")
@@ -163,12 +179,13 @@ def _in_chunks(one: _One, plan: _Plan, n: int, generator: torch.Generator) -> tu
             try:
                 with _quiet():
                     parts.append(_on_cpu(together(*given)))
+                tell(min(size, n - start))
                 continue
             except (torch.OutOfMemoryError, SeenError):
                 raise
             except Exception as error:  # vmap refuses with errors of many kinds
                 refusal = first_line(error)
-        parts += _one_by_one(one, *given)
+        parts += _one_by_one(one, *given, tell)
     values = {path: torch.cat([part[path] for part in parts]) for path in one.wanted.units}
     how = f"a loop over draws, for vmap refuses: {refusal}" if refusal else f"vmap, {size} at once"
     return values, how
@@ -182,24 +199,31 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _one_by_one(one: _One, parameters: Tensors, noise: Tensors) -> list[Tensors]:
+def _one_by_one(one: _One, parameters: Tensors, noise: Tensors, tell: Tell) -> list[Tensors]:
     """Run the draws one after another."""
     count = len(next(iter((parameters | noise).values())))
     found = []
     for place in range(count):
         some = ({name: value[place] for name, value in of.items()} for of in (parameters, noise))
         found.append(_on_cpu({path: value[None] for path, value in one.run(*some).items()}))
+        tell(1)
     return found
 
 
 def fresh_networks(
-    network: nn.Module, wanted: Wanted, prior: WeightPrior, n: int, generator: torch.Generator
+    network: nn.Module,
+    wanted: Wanted,
+    prior: WeightPrior,
+    n: int,
+    generator: torch.Generator,
+    tell: Tell,
 ) -> tuple[Tensors, str]:
     """Draw all weights of the copy anew n times, and run it each time."""
     parts = []
     for _ in range(n):
         redraw(network, prior, generator)
         parts.append(_on_cpu(wanted.values(network, {})))
+        tell(1)
     values = {path: torch.stack([part[path] for part in parts]) for path in wanted.units}
     return values, "a loop over fresh networks, for modules initialise themselves one at a time"
 

@@ -11,19 +11,29 @@ import typer
 
 from merkhet.core.errors import InputError
 from merkhet.core.options import check_run_folder
+from merkhet.unit_prior.analysis.analyze import DRAWS
+from merkhet.unit_prior.analysis.analyze import analyze as analysed
+from merkhet.unit_prior.commands.options import (
+    WITH_MODEL,
+    WITH_WIDTHS,
+    check_given,
+    dense_prior,
+    given_network,
+    hidden_widths,
+)
+from merkhet.unit_prior.design import initialisations
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from merkhet.unit_prior.analysis.result import Analysis
-    from merkhet.unit_prior.prior import UnitPrior
 
 MODEL = "package.module:callable, file.py:callable, a Hugging Face folder, or a run."
 PRIOR = (
     "gaussian, laplace, uniform, cauchy, student(DF), generalised_normal(BETA), all at He's scale; "
     "or init, the network's own initialisation."
 )
-NAMES = "he,xavier,lecun,init"
+NAMES = ",".join(initialisations.NAMES)
 
 Model = Annotated[str | None, typer.Argument(help=f"{MODEL} Or none, with --widths.")]
 Data = Annotated[
@@ -45,10 +55,11 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 
 
 def analyze(
+    context: typer.Context,
     model: Model = None,
     data: Data = None,
     prior: Annotated[str, typer.Option(help=PRIOR)] = "gaussian",
-    samples: Samples = 2000,
+    samples: Samples = DRAWS,
     places: Annotated[
         str | None, typer.Option(help="Paths of modules, with commas; weights and activations.")
     ] = None,
@@ -73,24 +84,21 @@ def analyze(
 
     Example: merkhet unit-prior analyze merkhet.models:SmallCNN --data digits --samples 500
     """
-    from merkhet.unit_prior.analysis.analyze import analyze as analysed
-
+    check_given(context, model, widths, (*WITH_MODEL, "prior"), (*WITH_WIDTHS, "weight_std"))
     if out is not None:
         check_run_folder(out)
     paths = None if places is None else [path.strip() for path in places.split(",")]
     if model is None:
-        if prior != "gaussian" or data is not None:
-            raise InputError("--prior and --data go with MODEL: --widths has Gaussian weights")
-        given = _prior(widths, activation, weight_std, bias_std, input_norm)
+        given = dense_prior(widths, activation, weight_std, bias_std, input_norm)
         found = analysed(given, paths=paths, n=samples, generator=seed)
     else:
-        _refuse_widths(widths)
-        module, x = _given(model, data, weights, arguments, (mean, std), size, seed)
+        module, x = given_network(model, data, weights, arguments, (mean, std), size, seed)
         found = analysed(module, x, prior, paths=paths, n=samples, generator=seed)
     _tell(found, out)
 
 
 def design(
+    context: typer.Context,
     model: Model = None,
     widths: Widths = None,
     activation: Activation = "relu",
@@ -109,7 +117,7 @@ def design(
         str, typer.Option(help="Initialisations of MODEL that are compared, with commas.")
     ] = NAMES,
     data: Data = None,
-    samples: Samples = 1000,
+    samples: Samples = initialisations.DRAWS,
     out: Annotated[Path | None, typer.Option(help="Write what is found as NAME.json.")] = None,
     weights: Weights = None,
     arguments: Arguments = "{}",
@@ -124,75 +132,20 @@ def design(
 
     Example: merkhet unit-prior design merkhet.models:SmallCNN --data digits --samples 200
     """
+    only_widths = (*WITH_WIDTHS, "target", "layer", "vary")
+    check_given(context, model, widths, (*WITH_MODEL, "names", "samples"), only_widths)
     if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
         raise InputError(f"--out {out}: give NAME.json in a folder that is there")
     if model is None:
         found = _solved(target, widths, activation, layer, vary, bias_std, input_norm)
     else:
-        if target is not None:
-            raise InputError("--target goes with --widths: of a MODEL initialisations are compared")
-        _refuse_widths(widths)
-        module, x = _given(model, data, weights, arguments, (mean, std), size, seed)
+        module, x = given_network(model, data, weights, arguments, (mean, std), size, seed)
         found = _compared(module, x, names, samples, seed)
     if out is not None:
         _write(out, found)
 
 
 VERBS = (analyze, design)
-
-
-def _prior(
-    widths: str | None, activation: str, weight_std: str, bias_std: float, input_norm: float
-) -> UnitPrior:
-    """Return the prior of a dense network that the options describe."""
-    from merkhet.core.options import numbers
-    from merkhet.unit_prior.prior import UnitPrior
-
-    spread: Any = weight_std
-    if weight_std != "he":
-        given = numbers(weight_std, "--weight-std", ",", float)
-        spread = given if len(given) > 1 else given[0]
-    return UnitPrior(_widths(widths), activation, spread, bias_std, input_norm)
-
-
-def _widths(text: str | None) -> tuple[int, ...]:
-    """Return the widths of the option; "" is a linear model."""
-    from merkhet.core.options import numbers
-
-    if text is None:
-        raise InputError("give MODEL, or a dense network's hidden layers as in --widths 100,100")
-    return numbers(text, "--widths", ",", int) if text else ()
-
-
-def _refuse_widths(widths: str | None) -> None:
-    """Refuse a network that is given twice."""
-    if widths is not None:
-        raise InputError("MODEL and --widths: give one of them")
-
-
-def _given(
-    model: str,
-    data: str | None,
-    weights: Path | None,
-    arguments: str,
-    normalisation: tuple[str | None, str | None],
-    size: str | None,
-    seed: int,
-) -> tuple[nn.Module, Tensor]:
-    """Return the network, and one input (1, ...) as it takes it."""
-    from merkhet.core.options import json_object
-    from merkhet.data import Pictures, load_inputs
-    from merkhet.models import find_target
-
-    given = json_object(arguments, "--arguments", '{"classes": 10}')
-    target = find_target(model, weights=weights, arguments=given)
-    found = load_inputs(
-        data or target.data, samples=1, size=size, seed=seed, tokenizer=target.tokenizer
-    )
-    if not isinstance(found, Pictures):
-        return target.module, found
-    prepare = target.preparation(*normalisation, found.images.shape[1])
-    return target.module, prepare(found.floats())
 
 
 def _tell(found: Analysis, out: Path | None) -> None:
@@ -220,7 +173,7 @@ def _solved(
     _check_vary(vary, target)
     scale = solve_scale(
         target,
-        _widths(widths),
+        hidden_widths(widths),
         activation,
         layer=layer,
         bias_std=bias_std,

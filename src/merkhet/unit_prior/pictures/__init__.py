@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from merkhet.core.errors import InputError
-from merkhet.unit_prior.analysis.weibull_paper import as_paper, draw_slope, empirical, on_paper
+from merkhet.unit_prior.pictures.axes import name_places, scale_values
+from merkhet.unit_prior.pictures.weibull_paper import as_paper, draw_slope, empirical, on_paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-WIDE = 20.0  # largest over smallest from which an axis is logarithmic
 GREY = "#666666"
 REACH = 1e-4  # the penalty is drawn to the value that |u| exceeds with this probability
 LEVELS = (0.5, 0.2, 0.05, 0.01, 1e-3)  # contours pass where |u| exceeds with this probability
+MOST_LAYERS = 10_000  # of powers that are told as fractions
 CORNER = 2e-3  # of the reach: nearer to 0 densities may be infinite
 SIDE = 121  # points of a quadrant's side
 
@@ -76,6 +78,7 @@ def plot_by_depth(
     values: Mapping[str, Sequence[float]],
     ylabel: str,
     *,
+    places: Sequence[str] = (),
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     reference: tuple[str, float] | None = None,
 ) -> Figure:
@@ -85,30 +88,29 @@ def plot_by_depth(
         values: By the name that the legend shows, a value for each place, the first one first;
             what is not finite leaves a gap.
         ylabel: What the values are.
+        places: The places' names, which stand there where they fit.
         intervals: By name, (low, high) of each value.
         reference: A dotted line across, by its name and place: ("Gaussian", 3.0).
 
     Raises:
         InputError: No finite value.
     """
-    from matplotlib.ticker import MaxNLocator
-
     from merkhet.report.figures import COLOURS, figure, label
 
     made, axes = figure(width=5.2)
     for number, (name, line) in enumerate(values.items()):
         shown = np.asarray(line, dtype=float)
         shown = np.where(np.isfinite(shown), shown, np.nan)
-        places, colour = np.arange(1, len(shown) + 1), COLOURS[number % len(COLOURS)]
-        axes[0].plot(places, shown, "o-", color=colour, markersize=3, label=label(name))
+        at, colour = np.arange(1, len(shown) + 1), COLOURS[number % len(COLOURS)]
+        axes[0].plot(at, shown, "o-", color=colour, markersize=3, label=label(name))
         if intervals and name in intervals:
             low, high = np.asarray(intervals[name], dtype=float).reshape(-1, 2).T
-            axes[0].fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes[0].fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
     if reference is not None:
         axes[0].axhline(reference[1], color=GREY, linestyle=":", label=label(reference[0]))
-    axes[0].set(xlabel="place in the network, from the input", ylabel=ylabel)
-    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    _widen(axes[0], [one for line in values.values() for one in line])
+    axes[0].set_ylabel(ylabel)
+    name_places(made, axes[0], places)
+    scale_values(axes[0], [one for line in values.values() for one in line])
     axes[0].legend(frameon=False, fontsize=8)
     return made
 
@@ -139,7 +141,7 @@ def plot_penalty(prior: UnitPrior, layer: int) -> Figure:
     made, axes = figure(width=5.2, height=3.6)
     both = np.concatenate([-u[::-1], [0.0], u])
     axes[0].plot(both, _mirrored(exact), color=COLOURS[0], label="exact: -log p(u) + constant")
-    said = f"the paper's reading, fitted: {scale:.3g} |u|^({_power_told(power)}) + constant"
+    said = f"the paper's reading, fitted: {scale:.3g} |u|^{_power_told(power)} + constant"
     axes[0].plot(both, _mirrored(scale * u**power + shift), "--", color=COLOURS[1], label=said)
     axes[0].set(xlabel=f"u, a unit of layer {layer}", ylabel="penalty")
     axes[0].legend(frameon=False, fontsize=8, loc="upper center")
@@ -175,7 +177,7 @@ def plot_joint(prior: UnitPrior, layer: int) -> Figure:
     levels = np.interp(np.log(ends), np.log(at), exact)
     made, axes = figure(1, 2, width=4.2, height=4.8)
     power = _power_told(1 / prior.tail_parameter(layer))
-    titles = ("exact: circles", f"as if independent: in the limit l_({power}) balls")
+    titles = ("exact: circles", f"as if independent: in the limit l_{power} balls")
     for axis, density, title in zip(axes, (joint, single + single[:, None]), titles, strict=True):
         _draw_contours(axis, side, density, dict(zip(levels, LEVELS, strict=True)))
         axis.set(title=title, xlabel=f"one unit of layer {layer}", aspect="equal")
@@ -199,9 +201,11 @@ def _mirrored(right: Floats) -> Floats:
 
 
 def _power_told(power: float) -> str:
-    """Return a power in words: 2/3 where it is of that form."""
-    layer = round(2 / power)
-    return f"2/{layer}" if abs(power * layer - 2) < 1e-9 else f"{power:.3g}"
+    """Return a power in words that can be an exponent: 2, (1/2), (2/3), (0.123)."""
+    near = Fraction(power).limit_denominator(MOST_LAYERS)
+    if abs(near - power) > 1e-9:
+        return f"({power:.3g})"
+    return f"{near}" if near.denominator == 1 else f"({near})"
 
 
 def _draw_contours(
@@ -217,15 +221,6 @@ def _draw_contours(
     colours = mpl.colormaps["viridis"](np.linspace(0.8, 0, len(ordered)))
     drawn = axis.contour(whole, whole, full, levels=ordered, colors=colours, linewidths=1.3)
     axis.clabel(drawn, fmt={level: f"{levels[level]:g}" for level in ordered}, fontsize=7)
-
-
-def _widen(axis: Axes, values: Sequence[float]) -> None:
-    """Make the vertical axis logarithmic where finite values above 0 are far apart."""
-    finite = [value for value in values if np.isfinite(value)]
-    if not finite:
-        raise InputError("no finite value to draw by depth: give at least one")
-    if min(finite) > 0 and max(finite) > WIDE * min(finite):
-        axis.set_yscale("log")
 
 
 def _legend_of_paper(axis: Axes, *, drawn: bool, limit: bool) -> None:

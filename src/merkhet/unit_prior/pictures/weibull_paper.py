@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from merkhet.core.errors import InputError
+from merkhet.unit_prior.pictures.axes import plain_logs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,6 +95,7 @@ def as_paper(axis: Axes) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     axis.set(xscale="log", yscale="log", xlabel="t", ylabel="P(|u| > t)")
+    plain_logs(axis.xaxis, *axis.get_xlim())
     low, high = axis.get_ylim()
     kept: list[float] = []
     for probability in PROBABILITIES:
