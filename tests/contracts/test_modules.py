@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from merkhet.ckn import HomogeneousConv2d, HomogeneousNetwork
+from merkhet.cnmm import MixtureStage, cnmm_classifier
 from merkhet.unit_prior import UnitPrior, regulariser
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +31,11 @@ CASES = {
     "ckn.HomogeneousNetwork": (
         lambda: HomogeneousNetwork(HomogeneousConv2d(1, 3, 3), HomogeneousConv2d(3, 2, 3)),
         torch.rand(2, 1, 8, 8),
+    ),
+    "cnmm.CNMM": (lambda: cnmm_classifier(1, 3, (4, 5), 3), torch.rand(2, 1, 8, 8)),
+    "cnmm.MixtureStage": (
+        lambda: MixtureStage(3, lambda i, j: nn.Identity()),
+        torch.rand(2, 2, 8, 8),
     ),
     "memory.ProductKeyMemory": (
         {"dim": 10, "num_subkeys": 8, "num_heads": 2, "top_k": 4, "key_dim": 6},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -163,6 +162,7 @@ def _fit_unsupervised(
 
     from merkhet.ckn.head import fit_head
     from merkhet.report.commands import print_line
+    from merkhet.training.folder import save_finished
 
     started = time.perf_counter()
     network.representation.fit_unsupervised(pictures.images, seed=seed)
@@ -179,19 +179,8 @@ def _fit_unsupervised(
     best = max(head.accuracies)
     line = f"penalty {head.penalty:.2g}, held-out accuracy {best:.1%} on a sixth"
     print_line(f"{line}, {_since(middle)}")
-    _save(network, about, folder, {"seconds": time.perf_counter() - started, "told": line})
-
-
-def _save(network: nn.Module, about: dict[str, Any], folder: Path, more: dict[str, Any]) -> None:
-    """Write weights, then what they are: a folder with run.json is whole."""
-    import merkhet
-    from merkhet.core.files import write_text
-    from merkhet.models import save_weights
-    from merkhet.training.folder import FINISHED, MODEL, RUN
-
-    save_weights(network, folder / MODEL)
-    fields = {"status": FINISHED, **more, "about": about, "merkhet": merkhet.__version__}
-    write_text(folder / RUN, json.dumps(fields, indent=1) + "\n")
+    more = {"seconds": time.perf_counter() - started, "told": line}
+    save_finished(network, about, folder, more)
 
 
 def _take_up(network: nn.Module, folder: Path, about: dict[str, Any]) -> None:

@@ -16,7 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+import merkhet
 from merkhet.core.errors import InputError
+from merkhet.core.files import write_text
+from merkhet.models.weights import save_weights
 from merkhet.training.config import flatten
 
 RUN, LOSSES, MODEL, RECORD = "run.json", "losses.jsonl", "model.safetensors", "record.json"
@@ -53,6 +58,24 @@ def final_weights(folder: Path | str) -> Path:
     if status != FINISHED:
         raise InputError(f"the run in {folder} is {status}: finish it by the same call of fit")
     return Path(folder) / MODEL
+
+
+def save_finished(
+    network: nn.Module, about: dict[str, Any], folder: Path, more: dict[str, Any] | None = None
+) -> None:
+    """Write a network that was not trained here as a finished run, which other commands read.
+
+    Weights first: a folder with `run.json` is whole.
+
+    Args:
+        network: Its weights are written.
+        about: What makes the run; its `spec` says how the network is built.
+        folder: The run's.
+        more: Other fields of `run.json`.
+    """
+    save_weights(network, folder / MODEL)
+    fields = {"status": FINISHED, **(more or {}), "about": about, "merkhet": merkhet.__version__}
+    write_text(folder / RUN, json.dumps(fields, indent=1) + "\n")
 
 
 @contextmanager

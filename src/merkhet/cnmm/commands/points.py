@@ -1,0 +1,106 @@
+"""`merkhet cnmm points`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from merkhet.cnmm.commands.runs import LATENCIES, POINTS, Opened, open_run
+from merkhet.core.errors import InputError, choose
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merkhet.cnmm.costs import CostTable
+
+RUN = "Folder of a run of `merkhet cnmm train`."
+
+
+def points(
+    run: Annotated[Path, typer.Argument(help=RUN)],
+    by: Annotated[
+        str, typer.Option(help="latency (measured here), multiply_adds or parameters.")
+    ] = "latency",
+    count: Annotated[int, typer.Option(help="Budgets, from the cheapest on.", min=1)] = 8,
+    budgets: Annotated[
+        str | None,
+        typer.Option(help="Budgets instead, with commas: seconds, multiply-adds, parameters."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="paths: single networks; node-sets: mixtures of some.")
+    ] = "paths",
+    best: Annotated[int, typer.Option(help="Candidates that are tried for each.", min=1)] = 3,
+    batch: Annotated[int, typer.Option(help="Pictures at a time, of latencies.", min=1)] = 1,
+    threads: Annotated[int | None, typer.Option(help="Of latencies; torch's.", min=1)] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="A table of latencies measured before, as JSON.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for points.json and points.png; the run's.")
+    ] = None,
+) -> None:
+    """Print the best networks of a mixture by cost, chosen on held-out data, reported on test data.
+
+    Example: merkhet cnmm points cnmm-run --by multiply_adds --count 6
+    """
+    from merkhet.cnmm.points import operating_points
+    from merkhet.core.files import write_text
+    from merkhet.core.options import numbers
+
+    choose("--by", by, ("latency", "multiply_adds", "parameters"))
+    choose("--kind", kind, ("paths", "node-sets"))
+    if out is not None and not out.is_dir():
+        raise InputError(f"no folder {out}: create it or leave --out away")
+    levels = count if budgets is None else numbers(budgets, "--budgets", ",", float)
+    opened, folder = open_run(run), out or run
+    sets = opened.source.sets()
+    costs = _costs(opened, sets.validation[0][:1], by, (batch, threads), table, folder)
+    found = operating_points(
+        opened.model, costs, levels, sets, kind=kind.replace("-", "_"), best=best
+    )
+    sys.stdout.write(f"{found}\n")
+    write_text(folder / POINTS, found.to_json() + "\n")
+    _draw(found, folder / "points.png")
+    sys.stdout.write(f"{folder / POINTS}: `merkhet cnmm export {run} --nodes NODES` writes one\n")
+
+
+def _costs(
+    opened: Opened,
+    example: Tensor,
+    by: str,
+    how: tuple[int, int | None],
+    table: Path | None,
+    folder: Path,
+) -> CostTable:
+    """Return the costs that are asked for; latencies that are measured are kept."""
+    from merkhet.cnmm.costs import count_costs
+    from merkhet.cnmm.latency import measure_latency
+    from merkhet.cnmm.latency_table import LatencyTable
+
+    batch, threads = how
+    if by != "latency":
+        if table is not None:
+            raise InputError(f"--table goes with --by latency, not with --by {by}")
+        return count_costs(opened.model, example, by)
+    if table is not None:
+        found = LatencyTable.load(table)
+        found.check(opened.model, example, batch=batch, threads=threads)
+        return found.costs
+    found = measure_latency(opened.model, example, batch=batch, threads=threads)
+    found.save(folder / LATENCIES)
+    sys.stdout.write(f"{folder / LATENCIES}: measured, batch {batch}\n")
+    return found.costs
+
+
+def _draw(found: object, path: Path) -> None:
+    """Write the picture of the points."""
+    from merkhet.cnmm.pictures import draw_points
+    from merkhet.cnmm.points_result import OperatingPoints
+    from merkhet.core.files import atomic_file
+
+    assert isinstance(found, OperatingPoints)
+    with atomic_file(path) as aside:
+        draw_points(found).savefig(aside, format="png", dpi=110)

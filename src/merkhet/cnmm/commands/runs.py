@@ -1,0 +1,48 @@
+"""Runs of `merkhet cnmm train`, opened again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from merkhet.cnmm.commands.examples import Source
+from merkhet.cnmm.network import CNMM
+from merkhet.core.errors import InputError
+
+POINTS, LATENCIES = "points.json", "latency.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run.
+
+    Attributes:
+        model: Its mixture, in evaluation mode.
+        source: The data it was trained on.
+        network: How the mixture is built: "name" and "arguments".
+    """
+
+    model: CNMM
+    source: Source
+    network: dict[str, Any]
+
+
+def open_run(folder: Path) -> Opened:
+    """Return a finished run of a mixture.
+
+    Raises:
+        InputError: There is none in the folder.
+    """
+    from merkhet.models import Spec, load_weights
+    from merkhet.training import final_weights, read_run
+
+    spec = read_run(folder)["about"].get("spec") if (folder / "run.json").is_file() else None
+    if not spec or "task" not in spec or "model" not in spec:
+        raise InputError(f"{folder} is not a run of `merkhet cnmm train`: give its --out folder")
+    weights = final_weights(folder)
+    if not weights.is_file():
+        raise InputError(f"{folder} has no {weights.name}: the run is not whole")
+    model = Spec(spec["model"]["name"], spec["model"]["arguments"]).build()
+    load_weights(model, weights)
+    return Opened(cast("CNMM", model.eval()), Source.of_run(spec), spec["model"])

@@ -1,0 +1,345 @@
+"""One mixture on Fashion-MNIST against networks trained one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from merkhet import data
+from merkhet.cnmm.costs import CostTable
+from merkhet.cnmm.estimators import Recipe, train_mixture
+from merkhet.cnmm.experiments.alone import accuracy_of, chain, step_seconds, train_alone
+from merkhet.cnmm.extraction import extract
+from merkhet.cnmm.latency import measure_latency
+from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.networks import cnmm_classifier
+from merkhet.cnmm.nodes import full_nodes, parse_nodes, written
+from merkhet.cnmm.objective import Schedule
+from merkhet.cnmm.points import operating_points
+from merkhet.cnmm.points_result import OperatingPoints
+from merkhet.cnmm.scores import Sets
+from merkhet.report import Trial, experiment
+from merkhet.training import Running
+
+VALIDATION = 5000  # the last training pictures, that nothing is trained on
+COMPARED = 5  # points
+LEVELS = 16  # budgets that points are looked for at
+BATCH = 16  # pictures at a time, of latencies
+GAP, SPREAD, COUNT, STEP = 1.0, 5.0, 8, 2.0  # the goals
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How large the experiment is.
+
+    Attributes:
+        pictures: To train on.
+        channels: Of the mixture's stages.
+        num_nodes: Of each stage.
+        stride: Of the stem.
+        recipe: Of all trainings.
+        schedule: Of the mixture's.
+        widths: Factors on the channels of the longest chain, for the networks it is held against.
+        seeds: Repeats.
+    """
+
+    pictures: int
+    channels: tuple[int, ...]
+    num_nodes: int
+    stride: int
+    recipe: Recipe
+    schedule: Schedule
+    widths: tuple[float, ...]
+    seeds: int
+
+
+TURNS = Schedule(mixture_every=8, longest_every=4)
+PLANS = {
+    "small": Plan(
+        *(12_000, (16, 32, 64), 5, 2),
+        *(Recipe(epochs=20, batch_size=128), TURNS, (0.25, 0.375, 0.5, 0.75), 1),
+    ),
+    "full": Plan(
+        *(55_000, (32, 64, 128), 6, 1),
+        *(Recipe(epochs=60, batch_size=128), TURNS, (0.25, 0.375, 0.5, 0.75), 3),
+    ),
+}
+
+
+@experiment
+def fashion(trial: Trial) -> None:
+    """Operating points of one training against each network trained alone, and narrower ones."""
+    plan = PLANS[trial.size]
+    trial.record.seeds = list(range(plan.seeds))
+    trial.record.settings = {"data": "fashion-mnist", **dataclasses.asdict(plan)}
+    mixtures = trial.steps({f"mixture {s}": partial(_mixture, plan, s) for s in range(plan.seeds)})
+    found = [
+        trial.step(f"points {seed}", partial(_points, plan, mixtures[f"mixture {seed}"], seed))
+        for seed in range(plan.seeds)
+    ]
+    every = [OperatingPoints.from_json(one["points"]) for one in found]
+    chosen = [_spread(points) for points in every]
+    work: dict[str, Any] = {}
+    for seed, points in enumerate(chosen):
+        for one in points:
+            nodes = written(one.nodes)
+            work[f"alone {nodes} {seed}"] = partial(_alone, plan, nodes, 1.0, seed)
+        longest = written(full_nodes(every[seed].counts))
+        for width in plan.widths:
+            work[f"width {width} {seed}"] = partial(_alone, plan, longest, width, seed)
+    alone = trial.steps(work)
+    timed = trial.step("latencies", partial(_latencies, plan, found[0], alone))
+    ratio = trial.step("training step", partial(_step_ratio, plan))
+    _tell(trial, plan, every, chosen, alone, found)
+    _judge(trial, plan, every, chosen, alone, timed, ratio)
+    trial.record.notes = (
+        f"{plan.pictures:,} training pictures, the same epochs, rate and batch for every network. "
+        f"Points are found at {LEVELS} budgets of measured latency (batch {BATCH}), chosen on "
+        f"{VALIDATION:,} training pictures that nothing was trained on, and reported on the 10,000 "
+        "test pictures. alone: the same chain of blocks trained by itself, from its own first "
+        "weights, without a teacher (the mixture's networks are distilled from it). narrower: the "
+        "longest chain with fewer channels, trained alone; latencies between two are interpolated "
+        "in their log. random: the mean of 5 paths drawn within 10 % of a point's latency."
+    )
+    trial.picture(_draw(every[0], chosen[0], alone, timed))
+
+
+def _network(plan: Plan, seed: int, width: float = 1.0) -> CNMM:
+    """Return a fresh mixture."""
+    channels = [max(1, round(width * number)) for number in plan.channels]
+    return cnmm_classifier(1, 10, channels, plan.num_nodes, stride=plan.stride, seed=seed)
+
+
+@functools.cache
+def _pictures(split: str) -> data.Pictures:
+    """Return Fashion-MNIST, read once in each process."""
+    return data.load("fashion-mnist", split)
+
+
+def _train(plan: Plan, seed: int) -> data.Pictures:
+    """Return the pictures that networks are trained on."""
+    whole = _pictures("train")
+    return whole.subset(range(len(whole) - VALIDATION)).sample(plan.pictures, seed)
+
+
+def _sets(plan: Plan, seed: int) -> Sets:
+    """Return the data that points are chosen and reported on."""
+    whole, test = _pictures("train"), _pictures("test")
+    held = whole.subset(range(len(whole) - VALIDATION, len(whole)))
+    assert held.labels is not None
+    assert test.labels is not None
+    train = _train(plan, seed).floats(range(512))
+    return Sets(train, (held.floats(), held.labels), (test.floats(), test.labels))
+
+
+def _mixture(plan: Plan, seed: int) -> dict[str, Any]:
+    """Train the mixture; return its weights and how its gates stand."""
+    model = _network(plan, seed)
+    recipe = dataclasses.replace(plan.recipe, seed=seed)
+    result = train_mixture(
+        model, _train(plan, seed), recipe, plan.schedule, running=Running(progress=False)
+    )
+    gates = [logits.sigmoid().tolist() for logits in model.logits()]
+    return {"weights": model.state_dict(), "gates": gates, "seconds": result.seconds}
+
+
+def _points(plan: Plan, trained: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return the points of a trained mixture, and what random paths of equal latency give."""
+    model = _network(plan, seed)
+    model.load_state_dict(trained["weights"])
+    sets = _sets(plan, seed)
+    table = measure_latency(model.eval(), sets.test[0], batch=BATCH)
+    found = operating_points(model, table.costs, LEVELS, sets, progress=False)
+    draw = torch.Generator().manual_seed(seed)
+    drawn = [_random(model, table.costs, one.cost, sets, draw) for one in _spread(found)]
+    spent = [[[i, j, seconds] for (i, j), seconds in stage.items()] for stage in table.costs.edges]
+    return {"points": found.to_json(), "random": drawn, "fixed": table.costs.fixed, "edges": spent}
+
+
+def _random(
+    model: CNMM, table: CostTable, cost: float, sets: Sets, draw: torch.Generator
+) -> list[float]:
+    """Return the test accuracies of five paths drawn within a tenth of a cost."""
+    assert sets.train is not None
+    seen: dict[Any, float] = {}
+    for _ in range(3000):
+        nodes = tuple(gates.nodes for gates in model.sweep(1e6, draw))
+        if len(seen) < 5 and nodes not in seen and abs(table.of_path(nodes) / cost - 1) < 0.1:
+            seen[nodes] = accuracy_of(extract(model, nodes, sets.train.split(128)), *sets.test)
+    return list(seen.values())
+
+
+def _alone(plan: Plan, nodes: str, width: float, seed: int) -> dict[str, Any]:
+    """Train one chain by itself; return its test accuracy and its weights."""
+    model = _network(plan, seed + 100, width)
+    network = chain(model, parse_nodes(nodes, model.counts))
+    train_alone(network, _train(plan, seed), dataclasses.replace(plan.recipe, seed=seed))
+    test = _pictures("test")
+    assert test.labels is not None
+    found = accuracy_of(network.eval(), test.floats(), test.labels)
+    return {"accuracy": found}
+
+
+@torch.no_grad()
+def _latencies(plan: Plan, found: dict[str, Any], alone: dict[str, Any]) -> dict[str, float]:
+    """Return measured seconds of points and of the narrower networks, in turns."""
+    from merkhet.cnmm.extraction import assemble
+    from merkhet.core.timing import interleaved
+
+    points = OperatingPoints.from_json(found["points"])
+    x = _pictures("test").floats(range(BATCH))
+    model = _network(plan, 0).eval()
+    runs: dict[str, Any] = {
+        f"point {written(one.nodes)}": partial(assemble(model, one.nodes), x)
+        for one in points.points
+    }
+    for width in plan.widths:
+        narrow = _network(plan, 0, width).eval()
+        runs[f"width {width}"] = partial(assemble(narrow, full_nodes(narrow.counts)), x)
+    return {name: median for name, (median, _) in interleaved(runs, 40).items()}
+
+
+def _step_ratio(plan: Plan) -> dict[str, float]:
+    """Return seconds of a step of the mixture's training, on average, and of the longest chain."""
+    return step_seconds(_network(plan, 0), _train(plan, 0), plan.recipe, plan.schedule)
+
+
+def _spread(points: OperatingPoints) -> list[Any]:
+    """Return five points, even in log cost, the cheapest and the dearest among them."""
+    logs = [math.log(one.cost) for one in points.points]
+    wanted = np.linspace(logs[0], logs[-1], COMPARED)
+    places = {int(np.argmin([abs(log - w) for log in logs])) for w in wanted}
+    return [points.points[place] for place in sorted(places)]
+
+
+def _tell(
+    trial: Trial,
+    plan: Plan,
+    every: Sequence[OperatingPoints],
+    chosen: Sequence[Sequence[Any]],
+    alone: dict[str, Any],
+    found: Sequence[dict[str, Any]],
+) -> None:
+    """Record every point, and what it is held against."""
+    for seed, points in enumerate(every):
+        mark = f", seed {seed}" if plan.seeds > 1 else ""
+        for one in points.points:
+            name = f"point {written(one.nodes)}{mark}"
+            low, high = one.interval or (one.test, one.test)
+            trial.figure(f"{name}: test accuracy", 100 * one.test, "%", (100 * low, 100 * high))
+            trial.figure(f"{name}: latency, predicted", 1e3 * one.cost, "ms")
+        for one, drawn in zip(chosen[seed], found[seed]["random"], strict=True):
+            name = written(one.nodes)
+            trial.figure(
+                f"alone {name}{mark}", 100 * alone[f"alone {name} {seed}"]["accuracy"], "%"
+            )
+            if drawn:
+                trial.figure(f"random, at {name}{mark}", 100 * sum(drawn) / len(drawn), "%")
+        for width in plan.widths:
+            value = alone[f"width {width} {seed}"]["accuracy"]
+            trial.figure(f"narrower, {width:g}{mark}", 100 * value, "%")
+
+
+def _judge(
+    trial: Trial,
+    plan: Plan,
+    every: Sequence[OperatingPoints],
+    chosen: Sequence[Sequence[Any]],
+    alone: dict[str, Any],
+    timed: dict[str, float],
+    ratio: dict[str, float],
+) -> None:
+    """Record the goals."""
+    first = every[0].points
+    for name, seconds in timed.items():
+        trial.figure(f"latency, {name}", 1e3 * seconds, "ms")
+    spans = [timed[f"point {written(one.nodes)}"] for one in (first[0], first[-1])]
+    trial.goal("operating points of one training", f"{COUNT}", len(first), len(first) >= COUNT)
+    span = spans[1] / spans[0]
+    trial.goal("measured latency, dearest over cheapest", f"{SPREAD:g}", span, span >= SPREAD)
+    rising = all(one.test <= other.test for one, other in pairwise(first))
+    trial.goal("test accuracy rises with cost", "at every point", str(rising), rising)
+    gaps = [
+        100 * (alone[f"alone {written(one.nodes)} {seed}"]["accuracy"] - one.test)
+        for seed, points in enumerate(chosen)
+        for one in points
+    ]
+    trial.goal(
+        "points of accuracy lost against the same network trained alone, at most",
+        f"{GAP:g}",
+        max(gaps),
+        max(gaps) <= GAP,
+    )
+    ahead, compared = _ahead(plan, first, alone, timed)
+    trial.goal(
+        "points ahead of narrower networks of equal latency",
+        "two thirds",
+        f"{ahead} of {compared}",
+        compared > 0 and ahead >= 2 * compared / 3,
+    )
+    for name, value in ratio.items():
+        trial.figure(name, value)
+    trial.goal(
+        "training step over one of the longest chain, on average",
+        f"{STEP:g}",
+        ratio["ratio"],
+        ratio["ratio"] <= STEP,
+    )
+
+
+def _ahead(
+    plan: Plan, points: Sequence[Any], alone: dict[str, Any], timed: dict[str, float]
+) -> tuple[int, int]:
+    """Return how many points within the narrower networks' latencies are above them, and all."""
+    rows = sorted(
+        (math.log(timed[f"width {width}"]), alone[f"width {width} 0"]["accuracy"])
+        for width in plan.widths
+    )
+    logs, scores = zip(*rows, strict=True)
+    spent = [(math.log(timed[f"point {written(one.nodes)}"]), one.test) for one in points]
+    inside = [(log, score) for log, score in spent if logs[0] <= log <= logs[-1]]
+    return sum(score > np.interp(log, logs, scores) for log, score in inside), len(inside)
+
+
+def _draw(
+    points: OperatingPoints, chosen: Sequence[Any], alone: dict[str, Any], timed: dict[str, float]
+) -> Any:
+    """Draw accuracy against measured latency."""
+    from merkhet.cnmm.pictures import plain_ticks
+    from merkhet.report.figures import COLOURS, figure
+
+    made, (axis,) = figure(width=6.4, height=4.2)
+    spent = [1e3 * timed[f"point {written(one.nodes)}"] for one in points.points]
+    axis.plot(
+        *(spent, [100 * one.test for one in points.points], "o-"),
+        color=COLOURS[0],
+        label="one mixture, one training",
+    )
+    names = [written(one.nodes) for one in chosen]
+    axis.plot(
+        [1e3 * timed[f"point {name}"] for name in names],
+        [100 * alone[f"alone {name} 0"]["accuracy"] for name in names],
+        *("s",),
+        color=COLOURS[1],
+        label="the same networks, trained alone",
+    )
+    widths = [name for name in timed if name.startswith("width")]
+    axis.plot(
+        [1e3 * timed[name] for name in widths],
+        [100 * alone[f"{name} 0"]["accuracy"] for name in widths],
+        *("^--",),
+        color=COLOURS[2],
+        label="narrower networks, trained alone",
+    )
+    axis.set(xscale="log", xlabel=f"milliseconds, batch {BATCH}", ylabel="test accuracy, %")
+    axis.legend(frameon=False)
+    plain_ticks(axis)
+    return made

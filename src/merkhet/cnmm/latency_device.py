@@ -1,0 +1,80 @@
+"""What latencies depend on besides the network: device, threads, batch, dtype; and threads set."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from merkhet.core.building import check_counts
+from merkhet.core.errors import InputError
+
+
+@contextmanager
+def using_threads(threads: int | None) -> Iterator[int]:
+    """Let torch use so many threads for a while; yield their number.
+
+    Args:
+        threads: As many as torch uses now where None.
+
+    Raises:
+        InputError: Not a whole number of at least 1.
+    """
+    before = torch.get_num_threads()
+    threads = before if threads is None else threads
+    check_counts(threads=threads)
+    torch.set_num_threads(threads)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_repeats(repeats: int) -> None:
+    """Refuse fewer passes than quartiles need."""
+    check_counts(repeats=repeats)
+    if repeats < 2:
+        raise InputError("repeats = 1: give 2 or more, 30 say")
+
+
+def processor(device: torch.device) -> str:
+    """Return the name of what computes: the accelerator's, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return how many processors this program may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def batch_of(example: Tensor, batch: int) -> Tensor:
+    """Return a batch of given size made of the example's pictures, repeated as needed.
+
+    Args:
+        example: Pictures, (n, channels, height, width), n at least 1.
+        batch: How many are wanted.
+
+    Raises:
+        InputError: The example is no floating batch of pictures, or the size is below 1.
+    """
+    check_counts(batch=batch)
+    if example.dim() != 4 or not len(example) or not example.is_floating_point():
+        raise InputError(
+            f"an example of shape {tuple(example.shape)} and {example.dtype}: give pictures "
+            "(batch, channels, height, width), floating"
+        )
+    return example[torch.arange(batch, device=example.device) % len(example)].contiguous()
