@@ -17,8 +17,9 @@ from merkhet import data
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.estimators import Recipe, train_mixture
 from merkhet.cnmm.experiments.alone import accuracy_of, chain, step_seconds, train_alone
-from merkhet.cnmm.extraction import extract
+from merkhet.cnmm.extraction import assemble, extract
 from merkhet.cnmm.latency import measure_latency
+from merkhet.cnmm.latency_device import using_threads
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_classifier
 from merkhet.cnmm.nodes import full_nodes, parse_nodes, written
@@ -26,11 +27,13 @@ from merkhet.cnmm.objective import Schedule
 from merkhet.cnmm.points import operating_points
 from merkhet.cnmm.points_result import OperatingPoints
 from merkhet.cnmm.scores import Sets
+from merkhet.core.timing import interleaved
 from merkhet.report import Trial, experiment
 from merkhet.training import Running
 
 VALIDATION = 5000  # the last training pictures, that nothing is trained on
 COMPARED = 5  # points
+RECALIBRATED = 512  # pictures, for batch norms
 LEVELS = 16  # budgets that points are looked for at
 BATCH = 16  # pictures at a time, of latencies
 GAP, SPREAD, COUNT, STEP = 1.0, 5.0, 8, 2.0  # the goals
@@ -64,11 +67,11 @@ class Plan:
 TURNS = Schedule(mixture_every=8, longest_every=4)
 PLANS = {
     "small": Plan(
-        *(12_000, (16, 32, 64), 5, 2),
-        *(Recipe(epochs=20, batch_size=128), TURNS, (0.25, 0.375, 0.5, 0.75), 1),
+        *(16_000, (16, 32, 64), 7, 2),
+        *(Recipe(epochs=16, batch_size=128), TURNS, (0.25, 0.375, 0.5, 0.75), 1),
     ),
     "full": Plan(
-        *(55_000, (32, 64, 128), 6, 1),
+        *(55_000, (32, 64, 128), 7, 1),
         *(Recipe(epochs=60, batch_size=128), TURNS, (0.25, 0.375, 0.5, 0.75), 3),
     ),
 }
@@ -102,12 +105,13 @@ def fashion(trial: Trial) -> None:
     _judge(trial, plan, every, chosen, alone, timed, ratio)
     trial.record.notes = (
         f"{plan.pictures:,} training pictures, the same epochs, rate and batch for every network. "
-        f"Points are found at {LEVELS} budgets of measured latency (batch {BATCH}), chosen on "
-        f"{VALIDATION:,} training pictures that nothing was trained on, and reported on the 10,000 "
-        "test pictures. alone: the same chain of blocks trained by itself, from its own first "
-        "weights, without a teacher (the mixture's networks are distilled from it). narrower: the "
-        "longest chain with fewer channels, trained alone; latencies between two are interpolated "
-        "in their log. random: the mean of 5 paths drawn within 10 % of a point's latency."
+        f"Points are found at {LEVELS} budgets of measured latency (batch {BATCH}, one thread), "
+        f"chosen on {VALIDATION:,} training pictures that nothing was trained on, and reported on "
+        "the 10,000 test pictures. alone: the same chain of blocks trained by itself, from its own "
+        "first weights, without a teacher (the mixture's networks are distilled from it). "
+        "narrower: the longest chain with fewer channels, trained alone; latencies between two are "
+        "interpolated in their log. random: the mean of 5 paths drawn within 10 % of a point's "
+        "latency."
     )
     trial.picture(_draw(every[0], chosen[0], alone, timed))
 
@@ -136,7 +140,7 @@ def _sets(plan: Plan, seed: int) -> Sets:
     held = whole.subset(range(len(whole) - VALIDATION, len(whole)))
     assert held.labels is not None
     assert test.labels is not None
-    train = _train(plan, seed).floats(range(512))
+    train = _train(plan, seed).floats()[:RECALIBRATED]
     return Sets(train, (held.floats(), held.labels), (test.floats(), test.labels))
 
 
@@ -156,7 +160,7 @@ def _points(plan: Plan, trained: dict[str, Any], seed: int) -> dict[str, Any]:
     model = _network(plan, seed)
     model.load_state_dict(trained["weights"])
     sets = _sets(plan, seed)
-    table = measure_latency(model.eval(), sets.test[0], batch=BATCH)
+    table = measure_latency(model.eval(), sets.test[0], batch=BATCH, threads=1)
     found = operating_points(model, table.costs, LEVELS, sets, progress=False)
     draw = torch.Generator().manual_seed(seed)
     drawn = [_random(model, table.costs, one.cost, sets, draw) for one in _spread(found)]
@@ -191,9 +195,6 @@ def _alone(plan: Plan, nodes: str, width: float, seed: int) -> dict[str, Any]:
 @torch.no_grad()
 def _latencies(plan: Plan, found: dict[str, Any], alone: dict[str, Any]) -> dict[str, float]:
     """Return measured seconds of points and of the narrower networks, in turns."""
-    from merkhet.cnmm.extraction import assemble
-    from merkhet.core.timing import interleaved
-
     points = OperatingPoints.from_json(found["points"])
     x = _pictures("test").floats(range(BATCH))
     model = _network(plan, 0).eval()
@@ -204,7 +205,8 @@ def _latencies(plan: Plan, found: dict[str, Any], alone: dict[str, Any]) -> dict
     for width in plan.widths:
         narrow = _network(plan, 0, width).eval()
         runs[f"width {width}"] = partial(assemble(narrow, full_nodes(narrow.counts)), x)
-    return {name: median for name, (median, _) in interleaved(runs, 40).items()}
+    with using_threads(1):
+        return {name: median for name, (median, _) in interleaved(runs, 40).items()}
 
 
 def _step_ratio(plan: Plan) -> dict[str, float]:
