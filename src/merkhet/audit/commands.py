@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from merkhet.core.command_options import MODEL, Mean, Seed, Size, Std, Weights
 from merkhet.core.errors import InputError
 from merkhet.report.commands import print_line
 
@@ -26,12 +27,7 @@ BROKEN = 1
 
 
 def audit(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="package.module:callable, file.py:callable, a Hugging Face folder, or a run."
-        ),
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[
         str | None,
         typer.Option(
@@ -42,15 +38,13 @@ def audit(
     out: Annotated[Path, typer.Option(help="The page to write; its JSON goes beside.")] = Path(
         "report.html"
     ),
-    weights: Annotated[
-        Path | None, typer.Option(help="Safetensors file for package.module:callable.")
-    ] = None,
+    weights: Weights = None,
     arguments: Annotated[
         str, typer.Option(help="""Arguments of the callable, as JSON: '{"classes": 10}'.""")
     ] = "{}",
-    mean: Annotated[str | None, typer.Option(help="Mean by channel, as in 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation by channel.")] = None,
-    size: Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     shape: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +57,7 @@ def audit(
     checks: Annotated[str | None, typer.Option(help="Names of checks, with commas; all.")] = None,
     samples: Annotated[int, typer.Option(help="Inputs drawn from the data.", min=2)] = 256,
     seconds: Annotated[float, typer.Option(help="Time budget of the checks.", min=0)] = 120,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Audit a network on data: one report, report.html, with its JSON beside it.
 
@@ -110,7 +104,7 @@ def demo(
     data: Annotated[
         str | None, typer.Option(help="Data set; by default the best that is here.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a small network on real pictures, audit it, and write report.html.
 

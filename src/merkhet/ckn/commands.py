@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from merkhet.core.command_options import Seed
 from merkhet.core.errors import InputError
 from merkhet.core.options import check_run_folder
 
@@ -47,7 +48,7 @@ def fit(
     epochs: Annotated[int, typer.Option(help="Passes of training with labels.", min=0)] = 0,
     rate: Annotated[float, typer.Option(help="Learning rate of that training.")] = 5e-4,
     out: Annotated[Path, typer.Option(help=RUN)] = Path("ckn-run"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Fit filters without labels, and a linear classifier; then train both, if asked for epochs.
 

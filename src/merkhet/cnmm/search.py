@@ -84,13 +84,10 @@ def best_within(model: CNMM | Sequence[Tensor], table: CostTable, budget: float)
     dearer and no likelier is given up.
 
     Args:
-        model: The mixture, or its gates' logits, (T - 1,) for each stage.
+        model: The mixture, or its gates' logits, of shape (T - 1,) for each stage.
         table: What its edges cost.
         budget: The most that the network may cost, in the unit of the table; a cost that is above
             it by rounding alone, 1e-12 of it, fits.
-
-    Shapes:
-        The gates' logits (T - 1,), one for each stage; their values are not changed.
 
     Raises:
         InputError: No path is so cheap; names the cheapest. Or the table is of another mixture.

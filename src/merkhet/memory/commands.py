@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from merkhet.core.command_options import Seed
 from merkhet.core.errors import InputError
 from merkhet.core.options import check_run_folder
 
@@ -43,7 +44,7 @@ def train(
     rate: Annotated[float, typer.Option(help="Learning rate of the network.")] = 2e-3,
     value_rate: Annotated[float, typer.Option(help="Learning rate of the values.")] = 1e-2,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a language model with memories on text; the same command goes on where it stopped.
 

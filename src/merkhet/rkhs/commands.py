@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from merkhet.core.command_options import MODEL, Arguments, Mean, Seed, Size, Std, Weights
 from merkhet.core.errors import InputError, choose
 from merkhet.core.options import check_run_folder
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 LEAST_STEPS = 600  # of training, where no epochs are given: few pictures make few steps an epoch
 LEARNED = 0.8  # share of its own pictures that a trained network should know
-MODEL = "package.module:callable, file.py:callable, a Hugging Face folder, or a run."
 RUN = "Folder of the run: checkpoints, final weights, record."
 PENALTY = (
     "A sum such as 'gradient*0.01 + spectral(0.8)', of gradient, adversarial(RADIUS), "
@@ -40,12 +40,6 @@ Model = Annotated[str, typer.Argument(help=MODEL)]
 Data = Annotated[str | None, typer.Option(help="Data set, folder or .npz; the run's.")]
 Radii = Annotated[str, typer.Option(help="Radii in pixels of [0, 1], with commas.")]
 Samples = Annotated[int, typer.Option(help="Pictures drawn from the test split.", min=2)]
-Weights = Annotated[Path | None, typer.Option(help="Safetensors file for package.module:callable.")]
-Arguments = Annotated[str, typer.Option(help="Arguments of the callable, as JSON.")]
-Mean = Annotated[str | None, typer.Option(help="Mean by channel, as in 0.5,0.5,0.5.")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation by channel.")]
-Size = Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 
 
 def train(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from merkhet.core.command_options import MODEL, Arguments, Mean, Seed, Size, Std, Weights
 from merkhet.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,12 +25,7 @@ SIZES = {
 
 
 def curve(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="package.module:callable, file.py:callable, a Hugging Face folder, or a run."
-        ),
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[str | None, typer.Option(help="Data set, folder or .npz.")] = None,
     kind: Annotated[
         str, typer.Option(help="translation, rotation, scaling or deformation.")
@@ -43,15 +39,13 @@ def curve(
     out: Annotated[
         Path | None, typer.Option(help="Write NAME.json, and NAME.png beside it.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Safetensors file for package.module:callable.")
-    ] = None,
-    arguments: Annotated[str, typer.Option(help="Arguments of the callable, as JSON.")] = "{}",
-    mean: Annotated[str | None, typer.Option(help="Mean by channel, as in 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation by channel.")] = None,
-    size: Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")] = None,
+    weights: Weights = None,
+    arguments: Arguments = "{}",
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     samples: Annotated[int, typer.Option(help="Inputs drawn from the data.", min=3)] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Print how far layers move, relative to their length, under one kind of deformation.
 

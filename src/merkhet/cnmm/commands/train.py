@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merkhet.cnmm.commands.examples import Examples, Source
+from merkhet.core.command_options import Seed, Size
 from merkhet.core.errors import InputError
 from merkhet.core.options import check_run_folder
 
@@ -21,7 +22,7 @@ def train(
     data: Annotated[str, typer.Option(help="Data set, folder or .npz, with labels.")] = "digits",
     task: Annotated[str, typer.Option(help="classification or segmentation.")] = "classification",
     limit: Annotated[int | None, typer.Option(help="Pictures, drawn; all.", min=1)] = None,
-    size: Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")] = None,
+    size: Size = None,
     network: Annotated[
         str,
         typer.Option(help='Arguments of the builder, as JSON: {"channels": [16, 32]}.'),
@@ -36,7 +37,7 @@ def train(
     out: Annotated[
         Path, typer.Option(help="Folder of the run: checkpoints, final weights, record.")
     ] = Path("cnmm-run"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a mixture of networks; the same command goes on where it stopped.
 

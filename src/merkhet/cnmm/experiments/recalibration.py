@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -92,11 +93,10 @@ def recalibration(trial: Trial) -> None:
         "so many training pictures, in the network itself; no weight changes. points lost: "
         "accuracy on 2,048 pictures minus that named, over all networks and seeds. variance: of "
         "the states after a stage, over pictures and pixels, mean over the channels, in the "
-        "mixture and in its recalibrated networks (mean over them). Random networks are drawn with "
-        "even chances: training rarely saw them. Intervals are Student's over "
-        f"seeds of first weights, pictures, order and random networks. {plan.tested:,} test "
-        "pictures; no network was picked on them, and the small size's rate on held-out training "
-        "pictures."
+        "mixture and in its longest network, each with its own statistics. Random networks are "
+        "drawn with even chances: training rarely saw them. Intervals are Student's over seeds of "
+        f"first weights, pictures, order and random networks. {plan.tested:,} test pictures: "
+        "nothing was picked on them; the small size's rate was, on held-out training pictures."
     )
     trial.picture(_draw(trial))
 
@@ -106,18 +106,19 @@ def _measured(plan: Plan, norm: str, seed: int) -> dict[str, Any]:
     pool = _pictures("train").sample(plan.pictures, seed)
     test = _pictures("test").sample(plan.tested, seed=0)
     model = cnmm_classifier(1, 10, plan.channels, plan.nodes, norm=norm, stride=2, seed=seed)
+    seen = pool.floats(range(min(max(PICTURES), len(pool))))
+    fresh = _variances(model, seen)
     recipe = dataclasses.replace(plan.recipe, seed=seed)
     train_mixture(model, pool, recipe, running=Running(progress=False))
     model = copy.deepcopy(model).cpu().eval()
     paths = _paths(model, test.floats([0]), seed)
-    seen = pool.floats(range(min(max(PICTURES), len(pool))))
     sizes = PICTURES if norm == "batch" else ()
     accuracy = {name: _accuracies(model, nodes, seen, sizes, test) for name, nodes in paths.items()}
     return {
         "paths": {name: written(nodes) for name, nodes in paths.items()},
         "accuracy": accuracy,
         "mixture": _right(model, model.mixture(), test),
-        "variances": _variances(model, list(paths.values()), seen) if sizes else {},
+        "variances": {"fresh": fresh, "trained": _variances(model, seen)},
     }
 
 
@@ -164,14 +165,13 @@ def _right(model: CNMM, gates: Sequence[Gates], test: data.Pictures) -> float:
     return 100 * float((classes == test.labels).double().mean())
 
 
-def _variances(model: CNMM, paths: Sequence[Nodes], seen: Tensor) -> dict[str, list[float]]:
-    """Return the variance of the states after each stage, in the mixture and in its networks."""
-    own = []
-    for nodes in paths:
-        gates = model.path(nodes)
-        own.append(_spread(recalibrated(model, gates, seen.split(BATCH)).eval(), gates, seen))
-    means = [sum(values) / len(values) for values in zip(*own, strict=True)]
-    return {"mixture": _spread(model, model.mixture(), seen), "networks": means}
+def _variances(model: CNMM, seen: Tensor) -> dict[str, list[float]]:
+    """Return the variance of the states after each stage, in the mixture and in one network."""
+    every = {"mixture": model.mixture(), "longest network": model.path(full_nodes(model.counts))}
+    return {
+        of: _spread(recalibrated(model, gates, seen.split(BATCH)).eval(), gates, seen)
+        for of, gates in every.items()
+    }
 
 
 @torch.no_grad()
@@ -214,10 +214,10 @@ def _tell_losses(trial: Trial, batch: Sequence[Any]) -> None:
 
 def _tell_variances(trial: Trial, batch: Sequence[Any]) -> None:
     """Record the variances of the states after each stage, over seeds."""
-    for of in ("mixture", "networks"):
-        by_stage = zip(*(one["variances"][of] for one in batch), strict=True)
+    for when, of in itertools.product(("fresh", "trained"), ("mixture", "longest network")):
+        by_stage = zip(*(one["variances"][when][of] for one in batch), strict=True)
         for stage, values in enumerate(by_stage):
-            _figure(trial, f"variance after stage {stage}, {of}", values, "")
+            _figure(trial, f"variance after stage {stage}, {of}, {when}", values, "")
 
 
 def _figure(trial: Trial, name: str, values: Sequence[float], unit: str) -> None:

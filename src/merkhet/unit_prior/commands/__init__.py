@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from merkhet.core.command_options import MODEL, Arguments, Mean, Seed, Size, Std, Weights
 from merkhet.core.errors import InputError
 from merkhet.core.options import check_run_folder
 from merkhet.unit_prior.analysis.analyze import DRAWS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from merkhet.unit_prior.analysis.result import Analysis
 
-MODEL = "package.module:callable, file.py:callable, a Hugging Face folder, or a run."
 PRIOR = (
     "gaussian, laplace, uniform, cauchy, student(DF), generalised_normal(BETA), all at He's scale; "
     "or init, the network's own initialisation."
@@ -46,12 +46,6 @@ Activation = Annotated[
 BiasStd = Annotated[float, typer.Option(help="Standard deviation of biases; 0 for none.")]
 InputNorm = Annotated[float, typer.Option(help="l2 norm of the input.")]
 Samples = Annotated[int, typer.Option(help="Draws of the weights, where no law is exact.", min=100)]
-Weights = Annotated[Path | None, typer.Option(help="Safetensors file for package.module:callable.")]
-Arguments = Annotated[str, typer.Option(help="Arguments of the callable, as JSON.")]
-Mean = Annotated[str | None, typer.Option(help="Mean by channel, as in 0.5,0.5,0.5.")]
-Std = Annotated[str | None, typer.Option(help="Standard deviation by channel.")]
-Size = Annotated[str | None, typer.Option(help="Resize pictures to HEIGHTxWIDTH.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 
 
 def analyze(
