@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from merkhet.cnmm.costs import CostTable, count_costs
-from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, written
-from merkhet.cnmm.objective import SURE, mixture_of
+from merkhet.cnmm.objective import SURE
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
 from merkhet.cnmm.search import Candidate, best_paths
 from merkhet.core.intervals import wilson

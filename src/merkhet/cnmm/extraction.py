@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from merkhet.cnmm.folding import folded
 from merkhet.cnmm.gates import Gates
-from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, parse_nodes, path_edges, set_edges
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
 from merkhet.cnmm.stage import MixtureStage
 from merkhet.cnmm.submixture import SubMixture, weighted
 from merkhet.core.errors import InputError, choose
-from merkhet.core.modes import uncompiled
 
 
 def extract(
@@ -109,20 +108,6 @@ def extracted_network(
         raise InputError(f"{builder}: {error}; it takes {takes}") from error
     mixture = mixture_of(build(**arguments))
     return assemble(mixture, parse_nodes(nodes, mixture.counts), subset=subset)
-
-
-def mixture_of(model: nn.Module) -> CNMM:
-    """Return the mixture, also where a compiler has wrapped it.
-
-    Raises:
-        InputError: It is no mixture.
-    """
-    found = uncompiled(model)
-    if not isinstance(found, CNMM):
-        raise InputError(
-            f"networks are taken out of a mixture, a CNMM, not out of a {type(found).__name__}"
-        )
-    return found
 
 
 def _named(name: str, stage: MixtureStage, gates: Gates) -> dict[str, nn.Module]:

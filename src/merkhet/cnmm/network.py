@@ -14,6 +14,7 @@ from merkhet.cnmm.nodes import Nodes, as_nodes
 from merkhet.cnmm.stage import MixtureStage, check_stages
 from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
+from merkhet.core.modes import uncompiled
 
 
 class CNMM(nn.Module):
@@ -175,3 +176,17 @@ class CNMM(nn.Module):
                 f"pictures of {x.shape[2]}x{x.shape[3]}: heights and widths must be multiples of "
                 f"{self.multiple}; resize or pad them to {height}x{width}"
             )
+
+
+def mixture_of(module: nn.Module) -> CNMM:
+    """Return the mixture in a module that a compiler or several processes may have wrapped.
+
+    Raises:
+        InputError: It is another network.
+    """
+    bare = uncompiled(getattr(module, "module", module))
+    if not isinstance(bare, CNMM):
+        raise InputError(
+            f"a {type(bare).__name__} is no mixture: give a CNMM, as cnmm_classifier(...) builds"
+        )
+    return bare

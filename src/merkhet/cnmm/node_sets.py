@@ -20,9 +20,9 @@ from torch import Tensor
 from merkhet.cnmm.budgets import Minimum, fits
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.gates import Gates, log_kept
-from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, full_nodes, shortest_nodes
-from merkhet.cnmm.search import as_mixture, gates_of
+from merkhet.cnmm.search import gates_of
 from merkhet.core.errors import InputError
 
 Loss = Callable[[Sequence[Gates]], float]
@@ -76,7 +76,7 @@ def nested_node_sets(model: CNMM, table: CostTable, loss: Loss | None = None) ->
         The gates of each stage: values (T + 1,).
     """
     logits = gates_of(model, table)
-    harm = _by_probability(logits) if loss is None else _by_loss(as_mixture(model), loss)
+    harm = _by_probability(logits) if loss is None else _by_loss(mixture_of(model), loss)
     nodes = full_nodes(table.counts)
     now = _measured(harm, nodes)
     found = [_node_set(logits, table, nodes, now if loss else None)]

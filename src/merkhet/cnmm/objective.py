@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.gates import Gates
-from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import full_nodes, shortest_nodes
 from merkhet.cnmm.recalibration import kept_statistics
 from merkhet.core.building import check_counts, check_positive
 from merkhet.core.errors import InputError
-from merkhet.core.modes import uncompiled
 
 Fit = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of a batch -> scalar
 SURE = 0.02  # a gate nearer to 0 or 1 than this has all but chosen
@@ -224,17 +223,3 @@ def gate_logs(model: CNMM, costs: CostTable) -> dict[str, Tensor | float]:
         "expected_cost": costs.expected(model.logits()) / costs.of_path(full_nodes(model.counts)),
         "gates_chosen": chose.float().mean(),
     }
-
-
-def mixture_of(module: nn.Module) -> CNMM:
-    """Return the mixture in a module that a compiler or several processes may wrap.
-
-    Raises:
-        InputError: It is none.
-    """
-    bare = uncompiled(getattr(module, "module", module))
-    if not isinstance(bare, CNMM):
-        raise InputError(
-            f"a {type(bare).__name__} is no mixture: give a CNMM, as cnmm_classifier(...) builds"
-        )
-    return bare

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from merkhet.cnmm import programme
 from merkhet.cnmm.budgets import Minimum, best_of_each, spread
 from merkhet.cnmm.costs import CostTable
-from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, every_path, path_edges
 from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
-from merkhet.core.modes import uncompiled
 
 ENUMERATED = 4096  # paths, up to which all are looked at
 
@@ -119,7 +118,7 @@ def gates_of(model: CNMM | Sequence[Tensor], table: CostTable) -> list[Tensor]:
         InputError: The table is of another mixture, a logit is not finite, or a cost is not a
             finite number from 0 on.
     """
-    given = as_mixture(model).logits() if isinstance(model, nn.Module) else model
+    given = mixture_of(model).logits() if isinstance(model, nn.Module) else model
     logits = [one.detach().double().cpu() for one in given]
     counts = tuple(len(own) + 2 for own in logits)
     if counts != table.counts:
@@ -134,18 +133,6 @@ def gates_of(model: CNMM | Sequence[Tensor], table: CostTable) -> list[Tensor]:
     if wrong:
         raise InputError(f"a cost of {wrong[0]} {table.unit}: costs are finite, and 0 or more")
     return logits
-
-
-def as_mixture(model: nn.Module) -> CNMM:
-    """Return the mixture, that which `torch.compile` wrapped too.
-
-    Raises:
-        InputError: It is another network.
-    """
-    inner = uncompiled(model)
-    if not isinstance(inner, CNMM):
-        raise InputError(f"a {type(inner).__name__} has no paths: give a CNMM")
-    return inner
 
 
 def _paths(logits: Sequence[Tensor], table: CostTable, best: int) -> list[Candidate]:

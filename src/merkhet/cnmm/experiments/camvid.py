@@ -180,9 +180,9 @@ def _scenes_drawn(plan: Plan, weights: dict[str, torch.Tensor], points: Operatin
         picture = shown[scene]
         if name != "scene":
             picture = picture.masked_fill(masks[scene] == test.ignore, test.ignore)
-            axis.imshow(picture, cmap="tab20", vmin=0, vmax=19, interpolation="nearest")
+            axis.imshow(picture.numpy(), cmap="tab20", vmin=0, vmax=19, interpolation="nearest")
         else:
-            axis.imshow(picture)
+            axis.imshow(picture.numpy())
         axis.set_axis_off()
         if not scene:
             axis.set_title(name)
