@@ -10,7 +10,7 @@ from torch import nn
 
 from merkhet.cnmm import cnmm_classifier, cnmm_segmenter
 from merkhet.cnmm.blocks import KINDS, Place, block
-from merkhet.cnmm.folding import folded
+from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.nodes import full_nodes, shortest_nodes
 from merkhet.cnmm.recalibration import batch_norms, kept_statistics, recalibrated
 from merkhet.core.errors import InputError
@@ -79,7 +79,7 @@ def test_a_seed_gives_the_weights_and_nothing_else_is_drawn() -> None:
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(one(x), same(x))
     assert not torch.equal(one(x), other(x))
-    assert float(cnmm_classifier(open=0.8).logits()[0][0].sigmoid()) == pytest.approx(0.8)
+    assert cnmm_classifier(open=0.8).logits()[0][0].sigmoid().item() == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(

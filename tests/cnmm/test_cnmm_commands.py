@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from merkhet import cli
 from merkhet.audit import audit
 from merkhet.cnmm.checks import is_no_mixture
-from merkhet.cnmm.points_result import OperatingPoints
+from merkhet.cnmm.points.result import OperatingPoints
 from merkhet.core.errors import InputError
 from merkhet.core.graph import trace
 from merkhet.data import load

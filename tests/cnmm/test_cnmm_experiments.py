@@ -17,7 +17,7 @@ from torch import nn
 from merkhet.cnmm import cnmm_classifier, estimators
 from merkhet.cnmm.costs import count_costs
 from merkhet.cnmm.experiments import twin
-from merkhet.cnmm.extraction import extract
+from merkhet.cnmm.extraction.extract import extract
 from merkhet.core.errors import MissingExtraError
 from merkhet.report import read_record, trial
 from merkhet.report.trial import reproduce

@@ -9,7 +9,7 @@ from torch import nn
 from merkhet.cnmm import cnmm_classifier, cnmm_segmenter
 from merkhet.cnmm.costs import CostTable, count_costs
 from merkhet.cnmm.enumeration import probabilities
-from merkhet.cnmm.folding import folded
+from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import every_path, full_nodes, path_edges, set_edges, shortest_nodes
 from merkhet.core.costs import costs

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.export import Exported, export_network, onnx_session
-from merkhet.cnmm.export_formats import FORMATS
-from merkhet.cnmm.extraction import assemble
+from merkhet.cnmm.extraction.export import Exported, export_network, onnx_session
+from merkhet.cnmm.extraction.extract import assemble
+from merkhet.cnmm.extraction.formats import FORMATS
 from merkhet.cnmm.networks import cnmm_segmenter
 from merkhet.core.errors import InputError, MissingExtraError
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm import networks as builders
-from merkhet.cnmm.extraction import extract, extracted_network
+from merkhet.cnmm.extraction.extract import extract, extracted_network
+from merkhet.cnmm.extraction.submixture import SubMixture, Weighted
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_classifier, cnmm_segmenter
 from merkhet.cnmm.nodes import written
 from merkhet.cnmm.recalibration import recalibrated
 from merkhet.cnmm.stage import MixtureStage
-from merkhet.cnmm.submixture import SubMixture, Weighted
 from merkhet.core.errors import InputError
 from merkhet.core.graph import trace
 from merkhet.core.modes import evaluating
@@ -76,12 +76,10 @@ def test_it_takes_mixtures_of_several_resolutions() -> None:
 def test_a_path_is_a_chain_of_its_blocks_and_holds_no_more() -> None:
     network = extract(mixture(), NODES, [pictures()])
     assert [name for name, _ in network.named_children()] == [
-        "stem",
-        "stage0_0_1",
-        "stage0_1_3",
-        "stage1_0_2",
-        "stage1_2_3",
-        "head",
+        *("stem_0", "stem_1"),
+        *("stage0_0_1_0", "stage0_0_1_1", "stage0_1_3_0", "stage0_1_3_1"),
+        *("stage1_0_2_0", "stage1_0_2_1", "stage1_2_3_0", "stage1_2_3_1"),
+        *("head_0", "head_1", "head_2"),
     ]
     assert not any(part.training for part in network.modules())
     assert {type(part) for part in network.modules()} == {
@@ -100,7 +98,8 @@ def test_a_path_is_a_chain_of_its_blocks_and_holds_no_more() -> None:
 def test_a_node_set_holds_the_live_edges() -> None:
     model = mixture(activation="gelu")
     network = extract(model, NODES, [pictures()], subset=True)
-    assert [name for name, _ in network.named_children()] == ["stem", "stage0", "stage1", "head"]
+    names = [name for name, _ in network.named_children()]
+    assert names == ["stem_0", "stem_1", "stage0", "stage1", "head_0", "head_1", "head_2"]
     stage = network.stage1
     assert isinstance(stage, SubMixture)
     # The one edge into a node has weight 1; GELU keeps the other weights where they are.
@@ -139,14 +138,16 @@ def test_it_trains_where_the_mixture_does() -> None:
     assert all(p.requires_grad for p in extract(model, NODES, [pictures()]).parameters())
     model.stem.requires_grad_(False)
     network = extract(model, NODES, [pictures()])
-    assert not any(p.requires_grad for p in network.stem.parameters())
-    assert all(p.requires_grad for p in network.stage0_0_1.parameters())
+    assert not any(p.requires_grad for p in network.stem_0.parameters())
+    assert all(p.requires_grad for p in network.stage0_0_1_0.parameters())
 
 
 def test_no_stem_and_no_norm_need_no_pictures() -> None:
     stage = MixtureStage(3, lambda _i, _j: nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()))
     network = extract(CNMM([stage], nn.Flatten()), ((0, 2),))
-    assert [name for name, _ in network.named_children()] == ["stage0_0_2", "head"]
+    assert [name for name, _ in network.named_children()] == [
+        *("stage0_0_2_0", "stage0_0_2_1", "head"),
+    ]
 
 
 def test_a_compiled_mixture_is_seen_through() -> None:
@@ -173,7 +174,7 @@ def test_batches_that_do_not_serve_are_refused(batches: object, said: str) -> No
 
 
 def test_what_is_no_sound_mixture_is_refused() -> None:
-    with pytest.raises(InputError, match="not out of a Linear"):
+    with pytest.raises(InputError, match="a Linear is no mixture"):
         extract(nn.Linear(1, 1), NODES)
     with pytest.raises(InputError, match="the route is cut"):
         extract(mixture(norm="group"), ((0, 1), (0, 3)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.latency_parts import covering, find_parts, spread_paths
+from merkhet.cnmm.latency.parts import covering, find_parts, spread_paths
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_segmenter
 from merkhet.cnmm.nodes import every_path, path_edges

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm import latency, latency_table, latency_validation
-from merkhet.cnmm.latency import measure_latency
-from merkhet.cnmm.latency_device import batch_of, using_threads
-from merkhet.cnmm.latency_parts import find_parts
-from merkhet.cnmm.latency_table import LatencyTable
-from merkhet.cnmm.latency_validation import Predicted, Prediction, validate_latency
+from merkhet.cnmm.latency import measure, validation
+from merkhet.cnmm.latency import table as tables
+from merkhet.cnmm.latency.device import batch_of, using_threads
+from merkhet.cnmm.latency.measure import measure_latency
+from merkhet.cnmm.latency.parts import find_parts
+from merkhet.cnmm.latency.table import LatencyTable
+from merkhet.cnmm.latency.validation import Predicted, Prediction, validate_latency
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_classifier, cnmm_segmenter
 from merkhet.cnmm.nodes import every_path, path_edges
@@ -65,7 +66,7 @@ def test_the_mixture_and_the_threads_are_left_as_they_were(
     model = mixture()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "_timed", timed)
+        patch.setattr(measure, "_timed", timed)
         measure_latency(model, EXAMPLE, batch=5, threads=2, dtype=torch.float64, repeats=2)
     assert met == {(2, torch.float64, 5, False)}
     assert torch.get_num_threads() == 1
@@ -87,7 +88,7 @@ def test_what_the_parts_take_adds_up_on_every_path(monkeypatch: pytest.MonkeyPat
     def timed(network: nn.Sequential, _x: Tensor) -> list[float]:
         return [taken[name] for name, _ in network.named_children()]
 
-    monkeypatch.setattr(latency, "_timed", timed)
+    monkeypatch.setattr(measure, "_timed", timed)
     found = measure_latency(model, example, repeats=2)
     assert found.provenance.spread == 0
     for path in every_path(model.counts):
@@ -107,8 +108,8 @@ def test_each_part_s_time_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
             return x
 
     now = [0.0]
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
-    assert latency._timed(nn.Sequential(Takes(1), Takes(4), Takes(2)), EXAMPLE) == [1, 4, 2]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    assert measure._timed(nn.Sequential(Takes(1), Takes(4), Takes(2)), EXAMPLE) == [1, 4, 2]
     stage = MixtureStage(3, lambda i, j: Takes(10 * i + j + 1))
     model = CNMM([stage], nn.Sequential(Takes(100), nn.Conv2d(1, 1, 1)))
     found = measure_latency(model, EXAMPLE, repeats=2, seconds=1e9).costs
@@ -161,7 +162,7 @@ def test_a_table_of_something_else_is_refused(
     ):
         with pytest.raises(InputError, match=said):
             table.check(model, example, **(same | options))
-    monkeypatch.setattr(latency_table, "processor", lambda _device: "another one")
+    monkeypatch.setattr(tables, "processor", lambda _device: "another one")
     with pytest.raises(InputError, match=r"processor .*\(here 'another one'\)"):
         table.check(mixture(), EXAMPLE, **same)
 
@@ -173,7 +174,7 @@ def test_predictions_are_held_against_whole_networks(
         return {name: (2 * costs.of_path(_nodes(name)), None) for name in runs}
 
     costs = table.costs
-    monkeypatch.setattr(latency_validation, "interleaved", twice)
+    monkeypatch.setattr(validation, "interleaved", twice)
     found = validate_latency(table, mixture(), EXAMPLE, paths=5)
     assert len(found.rows) == 5
     assert found.error == pytest.approx(0.5, rel=1e-12)
@@ -207,7 +208,7 @@ def test_numbers_that_do_not_serve_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=said):
             measure_latency(mixture(), EXAMPLE, **options)
-    with pytest.raises(InputError, match="not out of a Linear"):
+    with pytest.raises(InputError, match="a Linear is no mixture"):
         measure_latency(nn.Linear(1, 1), EXAMPLE)
     with pytest.raises(InputError, match="floating"):
         measure_latency(mixture(), EXAMPLE.byte())

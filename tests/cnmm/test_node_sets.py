@@ -12,8 +12,8 @@ from merkhet.cnmm import cnmm_classifier
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.enumeration import probabilities
 from merkhet.cnmm.network import CNMM
-from merkhet.cnmm.node_sets import nested_node_sets, node_set_within
 from merkhet.cnmm.nodes import full_nodes, shortest_nodes
+from merkhet.cnmm.points.node_sets import nested_node_sets, node_set_within
 from merkhet.cnmm.stage import MixtureStage
 from merkhet.core.errors import InputError
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from merkhet.cnmm import cnmm_classifier, cnmm_segmenter, points, scores
+from merkhet.cnmm import cnmm_classifier, cnmm_segmenter
 from merkhet.cnmm.costs import CostTable, count_costs
-from merkhet.cnmm.folding import folded
+from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import every_path, path_edges
-from merkhet.cnmm.points import operating_points
-from merkhet.cnmm.points_result import OperatingPoint, OperatingPoints
+from merkhet.cnmm.points import operating_points as finding
+from merkhet.cnmm.points import scores
+from merkhet.cnmm.points.operating_points import operating_points
+from merkhet.cnmm.points.result import OperatingPoint, OperatingPoints
+from merkhet.cnmm.points.scores import Score, Sets, batches_of, mean_iou, score
 from merkhet.cnmm.recalibration import recalibrated
-from merkhet.cnmm.scores import Score, Sets, batches_of, mean_iou, score
 from merkhet.core.errors import InputError
 from merkhet.core.intervals import wilson
 
@@ -70,7 +72,7 @@ def accuracy(model, nodes, sets, data) -> float:
 
 
 def test_points_are_the_best_of_each_budget_and_better_the_dearer(model, table, sets, found):
-    ends = points.spread(4, points.least_path(table), table.range()[1])
+    ends = finding.spread(4, finding.least_path(table), table.range()[1])
     best: list[tuple[float, float]] = []
     assert len(found.points) > 2
     for below, end in zip([0.0, *ends], ends, strict=False):
@@ -117,7 +119,7 @@ def scored(monkeypatch, by_nodes) -> list:
         asked.append((nodes, len(data[0])))
         return Score(by_nodes(nodes), (0.0, 1.0))
 
-    monkeypatch.setattr(points, "score", told)
+    monkeypatch.setattr(finding, "score", told)
     return asked
 
 

@@ -7,11 +7,12 @@ from itertools import combinations
 import pytest
 import torch
 
-from merkhet.cnmm import cnmm_classifier, gates, programme, search
-from merkhet.cnmm.budgets import Minimum, bucket_of, shown, spread
+from merkhet.cnmm import cnmm_classifier, gates
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.nodes import every_path
-from merkhet.cnmm.search import Candidate, best_paths, best_within, enumerated, least_path
+from merkhet.cnmm.points import programme, search
+from merkhet.cnmm.points.budgets import Minimum, bucket_of, shown, spread
+from merkhet.cnmm.points.search import Candidate, best_paths, best_within, enumerated, least_path
 from merkhet.core.errors import InputError
 
 COUNTS = (5, 6)

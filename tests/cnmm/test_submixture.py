@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from merkhet.cnmm.folding import folded
-from merkhet.cnmm.submixture import Weighted, weighted
+from merkhet.cnmm.extraction.folding import folded
+from merkhet.cnmm.extraction.submixture import Weighted, weighted
 
 
 def test_a_weight_goes_into_the_last_convolution_where_that_is_exact() -> None:

@@ -12,8 +12,8 @@ from merkhet.cnmm.costs import CostTable, count_costs
 from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, written
 from merkhet.cnmm.objective import SURE
+from merkhet.cnmm.points.search import Candidate, best_paths
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
-from merkhet.cnmm.search import Candidate, best_paths
 from merkhet.core.intervals import wilson
 from merkhet.core.modes import evaluating, uncompiled
 from merkhet.report import Check, Finding, Picture, Section, Subject, Table

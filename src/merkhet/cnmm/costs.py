@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.folding import folded
+from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.gates import edge_weights, with_ends
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import Nodes, as_nodes, full_nodes, path_edges, set_edges, shortest_nodes

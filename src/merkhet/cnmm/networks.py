@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm.blocks import Place, block
-from merkhet.cnmm.extraction import extracted_network
+from merkhet.cnmm.extraction.extract import extracted_network
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.stage import MixtureStage
 from merkhet.core import building

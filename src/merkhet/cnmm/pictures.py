@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from merkhet.cnmm.points_result import OperatingPoints
+    from merkhet.cnmm.points.result import OperatingPoints
 
 AXES = {
     "latency": ("milliseconds", 1e3),

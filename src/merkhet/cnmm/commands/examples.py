@@ -10,7 +10,7 @@ from merkhet.core.errors import InputError, choose
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merkhet.cnmm.scores import Sets
+    from merkhet.cnmm.points.scores import Sets
     from merkhet.data import Pictures
     from merkhet.data.pictures import Segmentation
 
@@ -102,7 +102,7 @@ class Source:
         Args:
             test: Whether the test split is read; else validation pictures stand in its place.
         """
-        from merkhet.cnmm.scores import Sets
+        from merkhet.cnmm.points.scores import Sets
 
         found = self.examples()
         validation = as_tensors(found.validation)

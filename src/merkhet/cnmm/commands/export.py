@@ -50,9 +50,9 @@ def export(
 
     Example: merkhet cnmm export cnmm-run --nodes 0-2-4,0-4,0-4 --out small
     """
-    from merkhet.cnmm.export import export_network
-    from merkhet.cnmm.export_formats import FORMATS
-    from merkhet.cnmm.extraction import extract
+    from merkhet.cnmm.extraction.export import export_network
+    from merkhet.cnmm.extraction.extract import extract
+    from merkhet.cnmm.extraction.formats import FORMATS
     from merkhet.cnmm.nodes import written
     from merkhet.cnmm.recalibration import batch_norms
 
@@ -90,7 +90,7 @@ def _chosen(
 ) -> tuple[Nodes, bool]:
     """Return the nodes that are asked for, and whether they are a set."""
     from merkhet.cnmm.nodes import parse_nodes
-    from merkhet.cnmm.points_result import OperatingPoints
+    from merkhet.cnmm.points.result import OperatingPoints
 
     if (nodes is None) == (within is None):
         raise InputError("give either --nodes, as `merkhet cnmm points` lists them, or --within")

@@ -46,7 +46,7 @@ def points(
 
     Example: merkhet cnmm points cnmm-run --by multiply_adds --count 6
     """
-    from merkhet.cnmm.points import operating_points
+    from merkhet.cnmm.points.operating_points import operating_points
     from merkhet.core.files import write_text
     from merkhet.core.options import numbers
 
@@ -77,8 +77,8 @@ def _costs(
 ) -> CostTable:
     """Return the costs that are asked for; latencies that are measured are kept."""
     from merkhet.cnmm.costs import count_costs
-    from merkhet.cnmm.latency import measure_latency
-    from merkhet.cnmm.latency_table import LatencyTable
+    from merkhet.cnmm.latency.measure import measure_latency
+    from merkhet.cnmm.latency.table import LatencyTable
 
     batch, threads = how
     if by != "latency":
@@ -98,7 +98,7 @@ def _costs(
 def _draw(found: object, path: Path) -> None:
     """Write the picture of the points."""
     from merkhet.cnmm.pictures import draw_points
-    from merkhet.cnmm.points_result import OperatingPoints
+    from merkhet.cnmm.points.result import OperatingPoints
     from merkhet.core.files import atomic_file
 
     assert isinstance(found, OperatingPoints)

@@ -19,9 +19,9 @@ from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_segmenter
 from merkhet.cnmm.nodes import parse_nodes, written
 from merkhet.cnmm.objective import Schedule
-from merkhet.cnmm.points import operating_points
-from merkhet.cnmm.points_result import OperatingPoints
-from merkhet.cnmm.scores import Sets
+from merkhet.cnmm.points.operating_points import operating_points
+from merkhet.cnmm.points.result import OperatingPoints
+from merkhet.cnmm.points.scores import Sets
 from merkhet.report import Trial, experiment
 from merkhet.training import Running, confusion_matrix, mean_iou
 
@@ -161,7 +161,7 @@ def _draw(points: OperatingPoints, names: list[str], places: Any, alone: dict[st
 
 def _scenes_drawn(plan: Plan, weights: dict[str, torch.Tensor], points: OperatingPoints) -> Any:
     """Draw three test scenes, their labels, and what the cheapest and dearest networks say."""
-    from merkhet.cnmm.extraction import extract
+    from merkhet.cnmm.extraction.extract import extract
     from merkhet.report.figures import figure
 
     model = _network(plan)

@@ -17,16 +17,16 @@ from merkhet import data
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.estimators import Recipe, train_mixture
 from merkhet.cnmm.experiments.alone import accuracy_of, chain, step_seconds, train_alone
-from merkhet.cnmm.extraction import assemble, extract
-from merkhet.cnmm.latency import measure_latency
-from merkhet.cnmm.latency_device import using_threads
+from merkhet.cnmm.extraction.extract import assemble, extract
+from merkhet.cnmm.latency.device import using_threads
+from merkhet.cnmm.latency.measure import measure_latency
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_classifier
 from merkhet.cnmm.nodes import full_nodes, parse_nodes, written
 from merkhet.cnmm.objective import Schedule
-from merkhet.cnmm.points import operating_points
-from merkhet.cnmm.points_result import OperatingPoints
-from merkhet.cnmm.scores import Sets
+from merkhet.cnmm.points.operating_points import operating_points
+from merkhet.cnmm.points.result import OperatingPoints
+from merkhet.cnmm.points.scores import Sets
 from merkhet.core.timing import interleaved
 from merkhet.report import Trial, experiment
 from merkhet.training import Running

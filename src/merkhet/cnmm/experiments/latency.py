@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from merkhet import data
 from merkhet.cnmm.experiments.twin import NODES, WIDTHS, against_twin
-from merkhet.cnmm.export import export_network, onnx_session
-from merkhet.cnmm.extraction import extract
-from merkhet.cnmm.latency import measure_latency
-from merkhet.cnmm.latency_device import batch_of, using_threads
-from merkhet.cnmm.latency_validation import validate_latency
+from merkhet.cnmm.extraction.export import export_network, onnx_session
+from merkhet.cnmm.extraction.extract import extract
+from merkhet.cnmm.latency.device import batch_of, using_threads
+from merkhet.cnmm.latency.measure import measure_latency
+from merkhet.cnmm.latency.validation import validate_latency
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_classifier
 from merkhet.cnmm.nodes import every_path, full_nodes, written

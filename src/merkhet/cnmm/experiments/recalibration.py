@@ -21,8 +21,8 @@ from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.networks import cnmm_classifier
 from merkhet.cnmm.nodes import Nodes, full_nodes, shortest_nodes, written
+from merkhet.cnmm.points.search import best_paths
 from merkhet.cnmm.recalibration import recalibrated
-from merkhet.cnmm.search import best_paths
 from merkhet.core.intervals import student
 from merkhet.report import Trial, experiment
 from merkhet.training import Running

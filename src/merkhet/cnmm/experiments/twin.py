@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from merkhet.cnmm.extraction import extract
-from merkhet.cnmm.latency_device import batch_of, using_threads
+from merkhet.cnmm.extraction.extract import extract
+from merkhet.cnmm.latency.device import batch_of, using_threads
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.recalibration import recalibrated
 from merkhet.core.graph import trace

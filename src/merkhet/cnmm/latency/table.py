@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm.costs import CostTable
-from merkhet.cnmm.latency_device import batch_of, cores, processor, using_threads
-from merkhet.cnmm.latency_parts import find_parts
+from merkhet.cnmm.latency.device import batch_of, cores, processor, using_threads
+from merkhet.cnmm.latency.parts import find_parts
 from merkhet.cnmm.network import mixture_of
 from merkhet.core.errors import InputError
 from merkhet.core.files import write_text

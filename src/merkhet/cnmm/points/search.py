@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm import programme
-from merkhet.cnmm.budgets import Minimum, best_of_each, spread
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, every_path, path_edges
+from merkhet.cnmm.points import programme
+from merkhet.cnmm.points.budgets import Minimum, best_of_each, spread
 from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
 

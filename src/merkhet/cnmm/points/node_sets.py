@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merkhet.cnmm.budgets import Minimum, fits
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.gates import Gates, log_kept
 from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, full_nodes, shortest_nodes
-from merkhet.cnmm.search import gates_of
+from merkhet.cnmm.points.budgets import Minimum, fits
+from merkhet.cnmm.points.search import gates_of
 from merkhet.core.errors import InputError
 
 Loss = Callable[[Sequence[Gates]], float]

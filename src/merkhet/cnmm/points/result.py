@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from merkhet.cnmm.budgets import Minimum, fits
 from merkhet.cnmm.costs import UNITS
 from merkhet.cnmm.nodes import Nodes, parse_nodes, written
+from merkhet.cnmm.points.budgets import Minimum, fits
 from merkhet.core.errors import InputError, choose
 
 KINDS = {"paths": "network", "node_sets": "node set"}

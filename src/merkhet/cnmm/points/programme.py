@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from merkhet.cnmm.budgets import fits
 from merkhet.cnmm.costs import CostTable, Edge
 from merkhet.cnmm.gates import log_probability
 from merkhet.cnmm.nodes import Nodes
+from merkhet.cnmm.points.budgets import fits
 
 CELLS = 2048  # of cost, between the cheapest path and the dearest
 Steps = dict[Edge, tuple[float, float]]

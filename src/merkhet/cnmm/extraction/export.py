@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.export_formats import FORMATS, Run, captured, onnx_session
-from merkhet.cnmm.export_quiet import quiet
+from merkhet.cnmm.extraction.formats import FORMATS, Run, captured, onnx_session
+from merkhet.cnmm.extraction.quiet import quiet
 from merkhet.core.calls import first_line
 from merkhet.core.errors import InputError, choose, need
 from merkhet.core.files import atomic_file

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merkhet.cnmm.budgets import Choice, best_of_each, bucket_of, spread
 from merkhet.cnmm.costs import CostTable, count_costs, shortest_and_full
 from merkhet.cnmm.network import CNMM, mixture_of
-from merkhet.cnmm.node_sets import least_set, nested_node_sets
-from merkhet.cnmm.points_result import KINDS, OperatingPoint, OperatingPoints
+from merkhet.cnmm.points.budgets import Choice, best_of_each, bucket_of, spread
+from merkhet.cnmm.points.node_sets import least_set, nested_node_sets
+from merkhet.cnmm.points.result import KINDS, OperatingPoint, OperatingPoints
+from merkhet.cnmm.points.scores import Score, Sets, batches_of, score
+from merkhet.cnmm.points.search import Candidate, best_paths, gates_of, least_path
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
-from merkhet.cnmm.scores import Score, Sets, batches_of, score
-from merkhet.cnmm.search import Candidate, best_paths, gates_of, least_path
 from merkhet.core.building import as_generator, check_counts
 from merkhet.core.errors import InputError, choose
 from merkhet.core.progress import progress_bar

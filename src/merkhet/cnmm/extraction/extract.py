@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.folding import folded
+from merkhet.cnmm.extraction.folding import folded
+from merkhet.cnmm.extraction.submixture import SubMixture, weighted
 from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, parse_nodes, path_edges, set_edges
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
 from merkhet.cnmm.stage import MixtureStage
-from merkhet.cnmm.submixture import SubMixture, weighted
 from merkhet.core.errors import InputError, choose
 
 
@@ -29,10 +29,10 @@ def extract(
     """Return one network of a mixture, or the mixture of all networks among some nodes.
 
     A plain network in evaluation mode: batch norms recalibrated on its own states and folded into
-    the convolutions, gates gone, only the blocks that it runs, named "stem", "stage0_0_2" (the
-    block of edge 0 -> 2), ..., "head". It shares no tensor with the mixture, has its device and
-    dtype, and can be trained further. Its output is that of the recalibrated mixture with the
-    gates of these nodes, up to rounding.
+    the convolutions, gates gone, only what it runs, in one sequence: "stem_0", "stage0_0_2_0" (the
+    first part of the block of edge 0 -> 2), ..., "head_0". It shares no tensor with the mixture,
+    has its device and dtype, and can be trained further. Its output is that of the recalibrated
+    mixture with the gates of these nodes, up to rounding.
 
         network = extract(model, ((0, 2, 4), (0, 4)), batches)
 
@@ -53,7 +53,7 @@ def extract(
     gates = mixture.subset(chosen) if subset else mixture.path(chosen)
     if batch_norms(mixture):
         mixture = recalibrated(mixture, gates, _pictures(batches, mixture))
-    network = assemble(mixture, chosen, subset=subset)
+    network = flat(assemble(mixture, chosen, subset=subset))
     _check_finite(network, *batch_norms(mixture))
     return network
 
@@ -107,7 +107,29 @@ def extracted_network(
         takes = ", ".join(inspect.signature(build).parameters)
         raise InputError(f"{builder}: {error}; it takes {takes}") from error
     mixture = mixture_of(build(**arguments))
-    return assemble(mixture, parse_nodes(nodes, mixture.counts), subset=subset)
+    return flat(assemble(mixture, parse_nodes(nodes, mixture.counts), subset=subset))
+
+
+def flat(network: nn.Sequential) -> nn.Sequential:
+    """Return the same modules in one sequence: each sequence in it is a call more.
+
+    Args:
+        network: As `assemble` returns it. A part "head" that is a sequence gives "head_0", ...
+    """
+    made = nn.Sequential()
+    for name, part in network.named_children():
+        for inner, module in _leaves(name, part):
+            made.add_module(inner, module)
+    return made.train(network.training)
+
+
+def _leaves(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a sequence, and of those in it, under names of their own."""
+    if type(part) is not nn.Sequential:
+        yield name, part
+        return
+    for inner, module in part.named_children():
+        yield from _leaves(f"{name}_{inner}", module)
 
 
 def _named(name: str, stage: MixtureStage, gates: Gates) -> dict[str, nn.Module]:

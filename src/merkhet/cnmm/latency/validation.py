@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.extraction import assemble
-from merkhet.cnmm.latency_device import batch_of, check_repeats, using_threads
-from merkhet.cnmm.latency_parts import spread_paths
-from merkhet.cnmm.latency_table import LatencyTable
+from merkhet.cnmm.extraction.extract import assemble
+from merkhet.cnmm.latency.device import batch_of, check_repeats, using_threads
+from merkhet.cnmm.latency.parts import spread_paths
+from merkhet.cnmm.latency.table import LatencyTable
 from merkhet.cnmm.network import mixture_of
 from merkhet.cnmm.nodes import Nodes, written
 from merkhet.core.building import check_counts

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm.costs import run_parts
-from merkhet.cnmm.folding import folded
+from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import Nodes
 

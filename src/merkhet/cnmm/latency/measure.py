@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm.costs import CostTable
-from merkhet.cnmm.extraction import assemble
-from merkhet.cnmm.latency_device import batch_of, check_repeats, using_threads
-from merkhet.cnmm.latency_parts import Parts, covering, find_parts
-from merkhet.cnmm.latency_table import LatencyTable, Provenance, situation
+from merkhet.cnmm.extraction.extract import assemble
+from merkhet.cnmm.latency.device import batch_of, check_repeats, using_threads
+from merkhet.cnmm.latency.parts import Parts, covering, find_parts
+from merkhet.cnmm.latency.table import LatencyTable, Provenance, situation
 from merkhet.cnmm.network import mixture_of
 from merkhet.core.building import check_positive
 from merkhet.core.timing import WARM_UP, wait

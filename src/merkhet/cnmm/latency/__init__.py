@@ -1,0 +1,1 @@
+"""Latencies of edges, measured on this device, kept with what they depend on, and checked."""
