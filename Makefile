@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.merkhet-installed
-EXTRAS := text,parquet,hf,docs,dev
+EXTRAS := text,parquet,hf,export,docs,dev
 SOURCES := src tests benchmarks docs examples
 
 .PHONY: setup demo test lint format bench docs picture clean
