@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from merkhet import data
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.estimators import Recipe, train_mixture
 from merkhet.cnmm.experiments.alone import accuracy_of, chain, step_seconds, train_alone
+from merkhet.cnmm.experiments.compared import Compared, draw, judge, tell
 from merkhet.cnmm.extraction.extract import assemble, extract
 from merkhet.cnmm.latency.device import using_threads
 from merkhet.cnmm.latency.measure import measure_latency
@@ -36,7 +35,6 @@ COMPARED = 5  # points
 RECALIBRATED = 512  # pictures, for batch norms
 LEVELS = 16  # budgets that points are looked for at
 BATCH = 1  # pictures at a time, of latencies
-GAP, SPREAD, COUNT, STEP = 1.0, 5.0, 8, 2.0  # the goals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +99,11 @@ def fashion(trial: Trial) -> None:
     alone = trial.steps(work)
     timed = trial.step("latencies", partial(_latencies, plan, found[0], alone))
     ratio = trial.step("training step", partial(_step_ratio, plan))
-    _tell(trial, plan, every, chosen, alone, found)
-    _judge(trial, plan, every, chosen, alone, timed, ratio)
+    accuracies = {name: one["accuracy"] for name, one in alone.items()}
+    drawn = [one["random"] for one in found]
+    compared = Compared(every, chosen, accuracies, drawn, plan.widths, timed, ratio)
+    tell(trial, compared)
+    judge(trial, compared)
     trial.record.notes = (
         f"{plan.pictures:,} training pictures, the same epochs, rate and batch for every network. "
         f"Points are found at {LEVELS} budgets of measured latency (batch {BATCH}, one thread), "
@@ -113,7 +114,7 @@ def fashion(trial: Trial) -> None:
         "interpolated in their log. random: the mean of 5 paths drawn within 10 % of a point's "
         "latency."
     )
-    trial.picture(_draw(every[0], chosen[0], alone, timed))
+    trial.picture(draw(compared, f"milliseconds, batch {BATCH}"))
 
 
 def _network(plan: Plan, seed: int, width: float = 1.0) -> CNMM:
@@ -220,128 +221,3 @@ def _spread(points: OperatingPoints) -> list[Any]:
     wanted = np.linspace(logs[0], logs[-1], COMPARED)
     places = {int(np.argmin([abs(log - w) for log in logs])) for w in wanted}
     return [points.points[place] for place in sorted(places)]
-
-
-def _tell(
-    trial: Trial,
-    plan: Plan,
-    every: Sequence[OperatingPoints],
-    chosen: Sequence[Sequence[Any]],
-    alone: dict[str, Any],
-    found: Sequence[dict[str, Any]],
-) -> None:
-    """Record every point, and what it is held against."""
-    for seed, points in enumerate(every):
-        mark = f", seed {seed}" if plan.seeds > 1 else ""
-        for one in points.points:
-            name = f"point {written(one.nodes)}{mark}"
-            low, high = one.interval or (one.test, one.test)
-            trial.figure(f"{name}: test accuracy", 100 * one.test, "%", (100 * low, 100 * high))
-            trial.figure(f"{name}: latency, predicted", 1e3 * one.cost, "ms")
-        for one, drawn in zip(chosen[seed], found[seed]["random"], strict=True):
-            name = written(one.nodes)
-            trial.figure(
-                f"alone {name}{mark}", 100 * alone[f"alone {name} {seed}"]["accuracy"], "%"
-            )
-            if drawn:
-                trial.figure(f"random, at {name}{mark}", 100 * sum(drawn) / len(drawn), "%")
-        for width in plan.widths:
-            value = alone[f"width {width} {seed}"]["accuracy"]
-            trial.figure(f"narrower, {width:g}{mark}", 100 * value, "%")
-
-
-def _judge(
-    trial: Trial,
-    plan: Plan,
-    every: Sequence[OperatingPoints],
-    chosen: Sequence[Sequence[Any]],
-    alone: dict[str, Any],
-    timed: dict[str, float],
-    ratio: dict[str, float],
-) -> None:
-    """Record the goals."""
-    first = every[0].points
-    for name, seconds in timed.items():
-        trial.figure(f"latency, {name}", 1e3 * seconds, "ms")
-    spans = [timed[f"point {written(one.nodes)}"] for one in (first[0], first[-1])]
-    trial.goal("operating points of one training", f"{COUNT}", len(first), len(first) >= COUNT)
-    span = spans[1] / spans[0]
-    trial.goal("measured latency, dearest over cheapest", f"{SPREAD:g}", span, span >= SPREAD)
-    rising = all(one.test <= other.test for one, other in pairwise(first))
-    trial.goal("test accuracy rises with cost", "at every point", str(rising), rising)
-    gaps = [
-        100 * (alone[f"alone {written(one.nodes)} {seed}"]["accuracy"] - one.test)
-        for seed, points in enumerate(chosen)
-        for one in points
-    ]
-    trial.goal(
-        "points of accuracy lost against the same network trained alone, at most",
-        f"{GAP:g}",
-        max(gaps),
-        max(gaps) <= GAP,
-    )
-    ahead, compared = _ahead(plan, first, alone, timed)
-    trial.goal(
-        "points ahead of narrower networks of equal latency",
-        "two thirds",
-        f"{ahead} of {compared}",
-        compared > 0 and ahead >= 2 * compared / 3,
-    )
-    for name, value in ratio.items():
-        trial.figure(name, value)
-    trial.goal(
-        "training step over one of the longest chain, on average",
-        f"{STEP:g}",
-        ratio["ratio"],
-        ratio["ratio"] <= STEP,
-    )
-
-
-def _ahead(
-    plan: Plan, points: Sequence[Any], alone: dict[str, Any], timed: dict[str, float]
-) -> tuple[int, int]:
-    """Return how many points within the narrower networks' latencies are above them, and all."""
-    rows = sorted(
-        (math.log(timed[f"width {width}"]), alone[f"width {width} 0"]["accuracy"])
-        for width in plan.widths
-    )
-    logs, scores = zip(*rows, strict=True)
-    spent = [(math.log(timed[f"point {written(one.nodes)}"]), one.test) for one in points]
-    inside = [(log, score) for log, score in spent if logs[0] <= log <= logs[-1]]
-    return sum(score > np.interp(log, logs, scores) for log, score in inside), len(inside)
-
-
-def _draw(
-    points: OperatingPoints, chosen: Sequence[Any], alone: dict[str, Any], timed: dict[str, float]
-) -> Any:
-    """Draw accuracy against measured latency."""
-    from merkhet.cnmm.pictures import plain_ticks
-    from merkhet.report.figures import COLOURS, figure
-
-    made, (axis,) = figure(width=6.4, height=4.2)
-    spent = [1e3 * timed[f"point {written(one.nodes)}"] for one in points.points]
-    axis.plot(
-        *(spent, [100 * one.test for one in points.points], "o-"),
-        color=COLOURS[0],
-        label="one mixture, one training",
-    )
-    names = [written(one.nodes) for one in chosen]
-    axis.plot(
-        [1e3 * timed[f"point {name}"] for name in names],
-        [100 * alone[f"alone {name} 0"]["accuracy"] for name in names],
-        *("s",),
-        color=COLOURS[1],
-        label="the same networks, trained alone",
-    )
-    widths = [name for name in timed if name.startswith("width")]
-    axis.plot(
-        [1e3 * timed[name] for name in widths],
-        [100 * alone[f"{name} 0"]["accuracy"] for name in widths],
-        *("^--",),
-        color=COLOURS[2],
-        label="narrower networks, trained alone",
-    )
-    axis.set(xscale="log", xlabel=f"milliseconds, batch {BATCH}", ylabel="test accuracy, %")
-    axis.legend(frameon=False)
-    plain_ticks(axis)
-    return made
