@@ -120,12 +120,12 @@ class Objective:
         total, teacher = x.new_zeros(()), None
         for name, gates in self._wholes(model):
             output = self._run(module, x, gates, statistics=name == "mixture")
-            loss = self._loss(output, targets, teacher)
+            loss = self.fit(output, targets)
             logs[f"{name}_loss"] = loss.detach()
+            total = total + loss + self._apart(output, teacher)
             teacher = output.detach() if teacher is None else teacher
-            total = total + loss
-        drawn = self._drawn(module, x, targets, teacher)
-        logs |= {"sampled_loss": drawn.detach()} | gate_logs(model, self.costs)
+        drawn, fit = self._drawn(module, x, targets, teacher)
+        logs |= {"sampled_loss": fit} | gate_logs(model, self.costs)
         return total + drawn + self._gate_terms(model), logs
 
     def _wholes(self, model: CNMM) -> list[tuple[str, Sequence[Gates]]]:
@@ -142,29 +142,29 @@ class Objective:
 
     def _drawn(
         self, module: nn.Module, x: Tensor, targets: Tensor, teacher: Tensor | None
-    ) -> Tensor:
-        """Return the sum of the losses of networks that are drawn, by their shares of the batch."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses of networks that are drawn: summed by share, and the mean fit."""
         model = mixture_of(module)
         temperature = self.schedule.temperature ** (self.step / self.steps)
         shares = torch.arange(len(x), device=x.device).chunk(self._shares(len(x)))
-        losses = []
+        losses, fits = [], []
         for turn in range(self.schedule.draws):
             share = shares[turn % len(shares)]
             output = self._run(module, x[share], model.sweep(temperature), statistics=False)
+            fits.append(self.fit(output, targets[share]))
             own = None if teacher is None else teacher[share]
-            losses.append(self._loss(output, targets[share], own) * (len(share) / len(x)))
-        return torch.stack(losses).sum()
+            losses.append((fits[-1] + self._apart(output, own)) * (len(share) / len(x)))
+        return torch.stack(losses).sum(), torch.stack(fits).mean().detach()
 
     def _shares(self, count: int) -> int:
         """Return how many shares a batch has: of two examples at the least, for batch norms."""
         return max(1, min(round(1 / self.schedule.portion), count // 2))
 
-    def _loss(self, output: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
-        """Return the loss of an output, with distillation where there is a teacher."""
-        loss = self.fit(output, targets)
+    def _apart(self, output: Tensor, teacher: Tensor | None) -> Tensor | float:
+        """Return the term of distillation, 0 where there is no teacher."""
         if teacher is None or not self.schedule.distillation:
-            return loss
-        return loss + self.schedule.distillation * divergence(output, teacher)
+            return 0.0
+        return self.schedule.distillation * divergence(output, teacher)
 
     def _run(
         self, module: nn.Module, x: Tensor, gates: Sequence[Gates], *, statistics: bool

@@ -117,7 +117,8 @@ class Source:
         found = load(self.data, "all" if there == ("all",) else "train", size=self.size)
         if found.labels is None:
             raise InputError(
-                f"--data {self.data} has no labels: give pictures in a folder for each class"
+                f"--data {self.data} has no label for each picture: give pictures in a folder for "
+                "each class, or --task segmentation where every pixel has one"
             )
         found = found.sample(_count(self.limit, len(found), self.data), self.seed)
         if "val" in there:
