@@ -33,8 +33,8 @@ from merkhet.training import Running
 VALIDATION = 5000  # the last training pictures, that nothing is trained on
 COMPARED = 5  # points
 RECALIBRATED = 512  # pictures, for batch norms
-LEVELS = 16  # budgets that points are looked for at
-BATCH = 1  # pictures at a time, of latencies
+LEVELS = 20  # budgets that points are looked for at
+BATCH = 16  # pictures at a time, of latencies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Plan:
     seeds: int
 
 
-TURNS = Schedule(mixture_every=8, longest_every=4, shortest_every=2)
+TURNS = Schedule(mixture_every=16, longest_every=4, shortest_every=2, draws=3)
 PLANS = {
     "small": Plan(
-        *(16_000, (8, 16, 32), 7, 2),
+        *(16_000, (16, 32, 64), 7, 2),
         *(Recipe(epochs=18, batch_size=128), TURNS, (0.25, 0.375, 0.5, 0.75), 1),
     ),
     "full": Plan(
