@@ -24,7 +24,7 @@ from merkhet.cnmm.nodes import Nodes, full_nodes, shortest_nodes, written
 from merkhet.cnmm.points.search import best_paths
 from merkhet.cnmm.recalibration import recalibrated
 from merkhet.core.intervals import student
-from merkhet.report import Trial, experiment
+from merkhet.report import Record, Trial, experiment
 from merkhet.training import Running
 
 PICTURES = (32, 128, 512, 2048)
@@ -98,7 +98,7 @@ def recalibration(trial: Trial) -> None:
         f"first weights, pictures, order and random networks. {plan.tested:,} test pictures: "
         "nothing was picked on them; the small size's rate was, on held-out training pictures."
     )
-    trial.picture(_draw(trial))
+    trial.picture(_draw(trial.record))
 
 
 def _measured(plan: Plan, norm: str, seed: int) -> dict[str, Any]:
@@ -226,21 +226,20 @@ def _figure(trial: Trial, name: str, values: Sequence[float], unit: str) -> None
     trial.figure(name, sum(values) / len(values), unit, interval)
 
 
-def _draw(trial: Trial) -> Any:
-    """Draw accuracy by where statistics come from, a line for each network."""
+def _draw(record: Record) -> Any:
+    """Draw mean accuracy by where statistics come from, a line for each network."""
     from merkhet.report.figures import COLOURS, figure
-    from merkhet.report.lines import draw_line
 
     made, (axis,) = figure(width=7.6, height=4.2)
     named = {8: OWN} | {size: f"{size} pictures" for size in PICTURES}
     ticks = {8: "the\nmixture's", **{size: str(size) for size in PICTURES}, 8192: "group\nnorm"}
+    figures = record.figures
     for name, colour in zip(NAMES, COLOURS, strict=True):
-        names = [f"accuracy, {name}, {told}" for told in named.values()]
-        draw_line(axis, trial.record, list(named), names, name, color=colour)
-        alone = [f"accuracy, {name}, group norm"]
-        draw_line(axis, trial.record, [8192], alone, "", color=colour, marker="s")
+        means = [figures[f"accuracy, {name}, {told}"].value for told in named.values()]
+        axis.plot(list(named), means, "o-", color=colour, label=name)
+        axis.plot([8192], [figures[f"accuracy, {name}, group norm"].value], "s", color=colour)
     axis.set(xscale="log", xlabel="training pictures that statistics are measured on")
-    axis.set_ylabel("test accuracy, %")
+    axis.set_ylabel("test accuracy, mean over seeds, %")
     axis.set_xticks(list(ticks), list(ticks.values()))
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
