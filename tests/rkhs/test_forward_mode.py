@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from merkhet.rkhs.forward_mode import slopes_by_gradients, value_and_slopes, weighted_squares
+from merkhet.rkhs.forward_mode import (
+    NoForwardModeError,
+    slopes_by_gradients,
+    value_and_slopes,
+    weighted_squares,
+)
 from merkhet.rkhs.looks import differentiable_twice
 
 
@@ -93,7 +98,7 @@ def test_both_ways_have_the_same_value_and_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_known_to_be_right_is_refused(name: str) -> None:
     net, x, directions = case(REFUSED[name])
-    with pytest.raises(NotImplementedError, match="forward mode"):
+    with pytest.raises(NoForwardModeError, match="forward mode"):
         value_and_slopes(net, x, directions)
 
 

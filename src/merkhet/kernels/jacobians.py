@@ -222,7 +222,7 @@ def told(*, vectorize: bool) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         out = LOOP if vectorize else 'take empirical_ntk(..., method="jacobian", vectorize=False)'
         raise InputError(
             f"the network does not go through torch.func: {first_line(error)}; {out}"

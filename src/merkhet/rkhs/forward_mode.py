@@ -40,6 +40,10 @@ KNOWN = (
 )
 
 
+class NoForwardModeError(Exception):
+    """An operation cannot be differentiated in forward mode; two gradients take its place."""
+
+
 def value_and_slopes(
     function: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor | None]:
@@ -55,12 +59,15 @@ def value_and_slopes(
         something on the way (a wrapper that copies its inputs) has lost the direction.
 
     Raises:
-        NotImplementedError: An operation has no forward mode, or none that is known to be
+        NoForwardModeError: An operation has no forward mode, or none that is known to be
             differentiated rightly.
     """
     with forward_ad.dual_level():
-        with _ForwardMode(), _without_saving_hooks():
-            answer = function(forward_ad.make_dual(x, directions))
+        try:
+            with _ForwardMode(), _without_saving_hooks():
+                answer = function(forward_ad.make_dual(x, directions))
+        except NotImplementedError as error:  # what torch raises for an operation without one
+            raise NoForwardModeError(str(error)) from error
         value, slopes = forward_ad.unpack_dual(answer)
     return value, slopes
 
@@ -114,7 +121,7 @@ def _without_saving_hooks() -> Iterator[None]:
     """Refuse checkpoints, which compute again without the direction that came with the input.
 
     Raises:
-        NotImplementedError: There is one.
+        NoForwardModeError: There is one.
     """
     try:
         with torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTS):
@@ -122,7 +129,7 @@ def _without_saving_hooks() -> Iterator[None]:
     except RuntimeError as error:
         if CHECKPOINTS not in str(error):
             raise
-        raise NotImplementedError(CHECKPOINTS) from error
+        raise NoForwardModeError(CHECKPOINTS) from error
 
 
 class _ForwardMode(TorchFunctionMode):
@@ -144,9 +151,9 @@ class _ForwardMode(TorchFunctionMode):
         if not moving:
             return func(*args, **named)
         if name not in KNOWN:
-            raise NotImplementedError(f"{name} is not known in forward mode")
+            raise NoForwardModeError(f"{name} is not known in forward mode")
         if name in NORMS and args[0].dtype in (torch.float16, torch.bfloat16):
-            raise NotImplementedError(f"{name} has no forward mode in half precision")
+            raise NoForwardModeError(f"{name} has no forward mode in half precision")
         if name in CONVOLUTIONS and len(args) > 1 and not any(map(_moves, args[1:])):
             return _convolve(func, args, named)
         return func(*args, **named)

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from merkhet.core.errors import InputError
 from merkhet.core.modes import uncompiled
 from merkhet.core.outputs import main_tensor
-from merkhet.rkhs.forward_mode import slopes_by_gradients, value_and_slopes
+from merkhet.rkhs.forward_mode import (
+    NoForwardModeError,
+    slopes_by_gradients,
+    value_and_slopes,
+)
 from merkhet.rkhs.looks import (
     answer,
     as_logits,
@@ -138,7 +142,7 @@ class Pass:
         make = self.run if self.shared else self.answer
         try:
             value, slopes = value_and_slopes(make, self.x, directions)
-        except NotImplementedError as error:
+        except NoForwardModeError as error:
             _warn(str(error).partition(".")[0])
             slopes = None
         else:

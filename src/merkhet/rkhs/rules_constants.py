@@ -70,7 +70,7 @@ class Constants:
             renamed = {first if key == "input" else key: one for key, one in arguments.items()}
             try:
                 return operation(**renamed)
-            except (RuntimeError, TypeError, NotImplementedError) as error:
+            except (RuntimeError, TypeError) as error:
                 why = why or str(error).partition("\n")[0]
         raise LookupError(why)
 
