@@ -19,10 +19,11 @@ from merkhet.cnmm.points import operating_points as finding
 from merkhet.cnmm.points import scores
 from merkhet.cnmm.points.operating_points import operating_points
 from merkhet.cnmm.points.result import OperatingPoint, OperatingPoints
-from merkhet.cnmm.points.scores import Score, Sets, batches_of, mean_iou, score
+from merkhet.cnmm.points.scores import Score, Sets, batches_of, score
 from merkhet.cnmm.recalibration import recalibrated
 from merkhet.core.errors import InputError
 from merkhet.core.intervals import wilson
+from merkhet.core.iou import mean_iou
 
 CLASSES = 3
 
@@ -304,7 +305,7 @@ def test_the_interval_of_the_mean_iou_narrows_as_pictures_grow(generator) -> Non
         hits = torch.randint(1, 40, (count, CLASSES), generator=generator)
         tallies = torch.stack([hits, hits + 20, hits + 20], 2).double()
         low, high = scores._bootstrap(tallies)
-        assert low < float(mean_iou(tallies.sum(0))) < high
+        assert low < float(mean_iou(*tallies.sum(0).unbind(-1))) < high
         return high - low
 
     # 16 times the pictures: a quarter of the width, up to what 1,000 resamples leave open.

@@ -18,6 +18,7 @@ import torch
 
 from merkhet.core.errors import InputError
 from merkhet.core.files import write_text
+from merkhet.core.machine import processor_name
 
 LIBRARIES = ("torch", "numpy", "scipy", "numba", "scikit-learn", "transformers")
 
@@ -143,7 +144,7 @@ def machine() -> dict[str, Any]:
     """Describe the machine: processor, cores, memory in GiB, GPU or None."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_gb": round(pages / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -171,13 +172,3 @@ def _git(folder: Path, *arguments: str) -> str:
     """Return what git says in `folder`."""
     call = ["git", "-C", str(folder), *arguments]
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

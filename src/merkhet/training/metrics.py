@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from merkhet.core import iou
 from merkhet.core.errors import InputError
 from merkhet.core.intervals import Z95, wilson
 from merkhet.core.modes import in_mode
@@ -91,12 +92,9 @@ def mean_iou(confusion: Tensor) -> float:
     Raises:
         InputError: The matrix is empty.
     """
-    counts = confusion.double()
-    hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    present = labelled > 0
-    if not present.any():
+    if not confusion.any():
         raise InputError("the confusion matrix is empty: no place has a label that counts")
-    return float((hits / (labelled + predicted - hits))[present].mean())
+    return float(iou.mean_iou(confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
 
 
 def perplexity(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
+from merkhet.core.machine import processor_name
 
 
 @contextmanager
@@ -46,12 +45,7 @@ def processor(device: torch.device) -> str:
     """Return the name of what computes: the accelerator's, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return processor_name()
 
 
 def cores() -> int:

@@ -12,6 +12,7 @@ from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM
 from merkhet.core.errors import InputError
 from merkhet.core.intervals import wilson
+from merkhet.core.iou import mean_iou
 from merkhet.core.modes import evaluating
 
 BATCH = 128  # pictures in one forward pass, less than twice as many,
@@ -108,22 +109,7 @@ def score(
         hits, count = torch.stack([batch.sum(0) for batch in batches]).sum(0).tolist()
         return Score(hits / count, wilson(hits, count))
     tallies = torch.cat(batches).double()
-    return Score(float(mean_iou(tallies.sum(0))), _bootstrap(tallies))
-
-
-def mean_iou(tallies: Tensor) -> Tensor:
-    """Return the mean over classes with a label of hits / (labelled + predicted - hits).
-
-    Args:
-        tallies: (..., classes, 3): of each class hits, labelled and predicted pixels.
-
-    Returns:
-        (...): NaN where there is no label at all.
-    """
-    hits, labelled, predicted = tallies.double().unbind(-1)
-    present = labelled > 0
-    iou = hits / (labelled + predicted - hits).clamp(min=1)
-    return (iou * present).sum(-1) / present.sum(-1)
+    return Score(float(mean_iou(*tallies.sum(0).unbind(-1))), _bootstrap(tallies))
 
 
 def batches_of(x: Tensor) -> tuple[Tensor, ...]:
@@ -179,7 +165,8 @@ def _bootstrap(tallies: Tensor) -> tuple[float, float] | None:
     drawn = torch.randint(len(given), (RESAMPLES, len(given)), generator=generator)
     times = torch.zeros(RESAMPLES, len(given), dtype=torch.float64)
     times.scatter_add_(1, drawn, torch.ones_like(times))
-    values = mean_iou((times @ given.flatten(1)).view(RESAMPLES, *given.shape[1:]))
+    drawn = (times @ given.flatten(1)).view(RESAMPLES, *given.shape[1:])
+    values = mean_iou(*drawn.unbind(-1))
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = torch.quantile(values, ends).tolist()
     return low, high
