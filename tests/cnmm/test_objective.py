@@ -103,6 +103,27 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     assert float(logs["gates_chosen"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("step", "teacher"), [(0, "mixture"), (1, "longest"), (2, None), (3, "longest")]
+)
+def test_the_mixture_teaches_or_else_the_deepest_network_and_no_other(
+    step: int, teacher: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(norm="group").train()
+    found = objective(model, mixture_every=4, longest_every=2, draws=2, temperature=0.5)
+    whole = {"mixture": model.mixture(), "longest": model.path(((0, 1, 2, 3), (0, 1, 2, 3)))}
+    wanted = None if teacher is None else model(X, whole[teacher]).detach()
+    taught: list[Tensor | None] = []
+    apart = found._apart
+    monkeypatch.setattr(found, "_apart", lambda out, own: (taught.append(own), apart(out, own))[1])
+    assert "shortest" in trained(found, model, step)
+    drawn = taught[-2:]  # the halves of the batch, in turn
+    if wanted is None:
+        assert drawn == [None, None]
+    else:
+        torch.testing.assert_close(torch.cat([one for one in drawn if one is not None]), wanted)
+
+
 def test_gates_are_held_at_first_and_move_then() -> None:
     model = small().train()
     found = objective(model, steps=100, frozen=0.5, mixture_every=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.gates import edge_weights, with_ends
 from merkhet.cnmm.network import CNMM
-from merkhet.cnmm.nodes import Nodes, as_nodes, full_nodes, path_edges, set_edges, shortest_nodes
+from merkhet.cnmm.nodes import Nodes, as_nodes, path_edges, set_edges
 from merkhet.core.costs import costs
 from merkhet.core.errors import choose
 from merkhet.core.graph import trace
@@ -79,9 +79,8 @@ class CostTable:
             total = total + (edge_weights(values) * values * _matrix(stage, own)).sum()
         return total
 
-    def _sum(self, nodes: Nodes, edges_of: object) -> float:
+    def _sum(self, nodes: Nodes, edges_of: Callable[[Sequence[int]], list[Edge]]) -> float:
         """Return the fixed cost and that of the edges that a function finds among nodes."""
-        assert callable(edges_of)
         pairs = zip(nodes, self.edges, strict=True)
         return self.fixed + sum(stage[edge] for own, stage in pairs for edge in edges_of(own))
 
@@ -138,11 +137,6 @@ def run_parts(
     yield from met
 
 
-def shortest_and_full(counts: Sequence[int]) -> tuple[Nodes, Nodes]:
-    """Return the paths of fewest and of most blocks."""
-    return shortest_nodes(counts), full_nodes(counts)
-
-
 def _parts(model: CNMM) -> Iterator[tuple[tuple[int, Edge] | None, nn.Module]]:
     """Yield stem, blocks and head with their places."""
     yield None, model.stem
@@ -172,9 +166,8 @@ def _multiply_adds(model: CNMM, example: Tensor) -> Callable[[nn.Module], float]
     return count
 
 
-def _extreme(stage: Mapping[Edge, float], best: object) -> float:
+def _extreme(stage: Mapping[Edge, float], best: Callable[[Iterable[float]], float]) -> float:
     """Return the cost of the cheapest or dearest path through one stage."""
-    assert callable(best)
     last = max(j for _, j in stage)
     reached = {0: 0.0}
     for j in range(1, last + 1):

@@ -24,6 +24,7 @@ from merkhet.core.building import check_counts, check_positive
 from merkhet.core.errors import InputError
 
 Fit = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of a batch -> scalar
+TEACHERS = ("mixture", "longest")  # the network of fewest blocks has nothing to teach the others
 SURE = 0.02  # a gate nearer to 0 or 1 than this has all but chosen
 
 
@@ -123,7 +124,8 @@ class Objective:
             loss = self.fit(output, targets)
             logs[f"{name}_loss"] = loss.detach()
             total = total + loss + self._apart(output, teacher)
-            teacher = output.detach() if teacher is None else teacher
+            if teacher is None and name in TEACHERS:
+                teacher = output.detach()
         drawn, fit = self._drawn(module, x, targets, teacher)
         logs |= {"sampled_loss": fit} | gate_logs(model, self.costs)
         return total + drawn + self._gate_terms(model), logs

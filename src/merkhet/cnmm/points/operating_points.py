@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merkhet.cnmm.costs import CostTable, count_costs, shortest_and_full
+from merkhet.cnmm.costs import CostTable, count_costs
 from merkhet.cnmm.network import CNMM, mixture_of
+from merkhet.cnmm.nodes import full_nodes, shortest_nodes
 from merkhet.cnmm.points.budgets import Choice, best_of_each, bucket_of, spread
 from merkhet.cnmm.points.node_sets import least_set, nested_node_sets
 from merkhet.cnmm.points.result import KINDS, OperatingPoint, OperatingPoints
@@ -111,7 +112,7 @@ def _with_extremes(
     levels: list[list[Candidate]], ends: Sequence[float], model: CNMM, table: CostTable
 ) -> list[list[Candidate]]:
     """Return candidates and the networks of fewest and of most blocks, likely or not."""
-    for nodes in shortest_and_full(table.counts):
+    for nodes in (shortest_nodes(table.counts), full_nodes(table.counts)):
         one = Candidate(nodes, float(model.log_probability(nodes).detach()), table.of_path(nodes))
         place = bucket_of(one.cost, ends)
         if place < len(ends) and nodes not in [other.nodes for other in levels[place]]:
