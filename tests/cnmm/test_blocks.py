@@ -87,6 +87,8 @@ def test_a_seed_gives_the_weights_and_nothing_else_is_drawn() -> None:
     [
         (lambda: cnmm_classifier(num_nodes=1), "one node"),
         (lambda: cnmm_classifier(channels=()), "channels"),
+        (lambda: cnmm_classifier(channels=16), "channels = 16: give one number for each"),
+        (lambda: cnmm_segmenter(nodes=2), "nodes = 2: give for each node"),
         (lambda: cnmm_classifier(channels=(4, 0)), "channels"),
         (lambda: cnmm_classifier(classes=0), "classes"),
         (lambda: cnmm_segmenter(nodes=(3,)), "resolution from 0 to 2"),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -13,10 +14,12 @@ from typer.testing import CliRunner
 from merkhet import cli
 from merkhet.audit import audit
 from merkhet.cnmm.checks import is_no_mixture
+from merkhet.cnmm.commands.examples import _held_out
 from merkhet.cnmm.points.result import OperatingPoints
 from merkhet.core.errors import InputError
 from merkhet.core.graph import trace
 from merkhet.data import load
+from merkhet.data.pictures import Pictures
 from merkhet.models import find_target
 from merkhet.report import Subject
 
@@ -55,6 +58,7 @@ def test_points_are_listed_and_kept(run: Path, tmp_path: Path, by: str) -> None:
     assert str(found) in said
     assert (tmp_path / "points.png").stat().st_size > 1000
     assert (tmp_path / "latency.json").exists() is (by == "latency")
+    assert any("one thread, float32" in note for note in found.notes) is (by == "latency")
 
 
 def test_a_table_measured_before_serves_and_another_devices_does_not(
@@ -98,6 +102,50 @@ def test_the_best_point_within_a_budget_is_exported(run: Path, tmp_path: Path) -
     assert not (tmp_path / "none").exists()
 
 
+def test_a_run_is_never_written_over(run: Path, tmp_path: Path) -> None:
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match="give another folder"):
+        call("export", run, "--nodes", "0-2,0-2", "--out", run)
+    assert {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
+
+
+def test_a_number_of_pictures_that_leaves_one_over_is_exported(run: Path, tmp_path: Path) -> None:
+    kept = next(n for n in range(143, 200) if (n - n // 10) % 128 == 1)
+    spec = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    spec["about"]["spec"]["limit"] = kept
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps(spec), encoding="utf-8")
+    (other / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    assert "parameters" in call("export", other, "--nodes", "0-2,0-2", "--out", tmp_path / "small")
+
+
+def test_a_run_that_is_not_finished_says_how_to_go_on(run: Path, tmp_path: Path) -> None:
+    spec = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "run.json").write_text(json.dumps(spec | {"status": "running"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"same `merkhet cnmm train` command again"):
+        call("points", tmp_path)
+
+
+def test_data_without_a_test_split_is_said_to_have_none(tmp_path: Path) -> None:
+    file = tmp_path / "own.npz"
+    np.savez(file, images=np.zeros((40, 8, 8), np.uint8), labels=np.arange(40) % 2)
+    network = ("--network", '{"channels": [2], "num_nodes": 2}')
+    said = call("train", "--data", file, "--epochs", 1, *network, "--out", tmp_path / "run")
+    assert "no test split" in said
+    with pytest.raises(InputError, match="no test split"):
+        call("points", tmp_path / "run", "--by", "parameters")
+
+
+def test_held_out_pictures_are_of_every_class_where_one_is_frequent() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 100)
+    found = Pictures(torch.zeros(1000, 1, 2, 2), labels, ("a", "b"))
+    train, held = _held_out(found.sample(1000), seed=0)
+    assert (len(train), len(held)) == (900, 100)
+    # Of 100, a tenth on average; below 2 has a probability of 3e-4 and the seed is fixed.
+    assert 2 <= int(held.labels.sum()) <= 20
+
+
 def test_the_audit_shows_operating_points(run: Path) -> None:
     module, checks = find_target(str(run)).module, ["operating_points", "accuracy"]
     report = audit(module, "digits", samples=80, checks=checks)
@@ -127,6 +175,9 @@ def test_the_check_is_for_mixtures_alone(run: Path) -> None:
         (("train", "--network", '{"num_nodes": 1}'), "one node"),
         (("train", "--schedule", '{"cots": 1}'), "Did you mean 'cost'"),
         (("train", "--schedule", '{"cost": "high"}'), "number"),
+        (("train", "--schedule", '{"cost": true}'), "number"),
+        (("train", "--network", '{"classes": 3}'), "the data has 10: leave it out"),
+        (("train", "--network", '{"in_channels": 3}'), "the data has 1: leave it out"),
         (("train", "--data", "nowhere"), "nowhere"),
         (("points", "nowhere"), "not a run"),
         (("export", "nowhere", "--nodes", "0-1"), "not a run"),
@@ -149,6 +200,9 @@ def test_what_cannot_be_done_is_refused(
         (("points", "--kind", "nodes"), "choose one of"),
         (("points", "--by", "parameters", "--budgets", "3"), "the cheapest"),
         (("points", "--out", "/nowhere/at/all"), "no folder"),
+        (("points", "--by", "parameters", "--threads", "2"), "--threads goes with --by latency"),
+        (("points", "--by", "parameters", "--batch", "2"), "--batch goes with --by latency"),
+        (("export", "--within", "1e9", "--node-set"), "--node-set goes with --nodes"),
         (("export",), "either --nodes"),
         (("export", "--nodes", "0-2"), "mixture of 2"),
         (("export", "--nodes", "0-1,0-2"), "cut"),

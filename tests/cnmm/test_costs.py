@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from merkhet.cnmm.enumeration import probabilities
 from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import every_path, full_nodes, path_edges, set_edges, shortest_nodes
+from merkhet.cnmm.stage import MixtureStage
 from merkhet.core.costs import costs
 from merkhet.core.errors import InputError
 from merkhet.core.graph import trace
@@ -101,3 +105,64 @@ def test_the_expected_cost_has_the_gradient_of_the_mean(model, tables) -> None:
 def test_another_cost_is_refused(model) -> None:
     with pytest.raises(InputError, match="choose one of multiply_adds, parameters"):
         count_costs(model, X.double(), by="flops")
+
+
+def test_a_compiled_mixture_and_one_of_several_processes_cost_the_same(model, tables) -> None:
+    wrapped = nn.Module()
+    wrapped.module = model  # as DistributedDataParallel holds it
+    for other in (torch.compile(model), wrapped):
+        assert count_costs(other, X.double()) == tables["multiply_adds"]
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (X[:0], "give pictures"),
+        (X[0], "give pictures"),
+        (X.numpy(), "in a ndarray"),
+        (X.byte(), "floating"),
+    ],
+)
+def test_examples_that_are_no_pictures_are_refused(model, example, message) -> None:
+    with pytest.raises(InputError, match=message):
+        count_costs(model, example)
+
+
+def test_operations_that_cannot_be_counted_are_named() -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft2(x).real
+
+    model = CNMM([MixtureStage(2, lambda i, j: Spectrum())], nn.Flatten())
+    with pytest.warns(UserWarning, match="multiply-adds of fft_fft2 are not known"):
+        assert count_costs(model, X).of_path(((0, 1),)) == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "fixed", "edges", "message"),
+    [
+        ("flops", 0.0, ({(0, 1): 1.0},), "no cost 'flops'"),
+        ("latency", 0.0, (), "without a stage"),
+        ("latency", 0.0, ({},), r"edges \[\(0, 1\)\] lack"),
+        ("latency", 0.0, ({(0, 1): 1.0, (0, 2): 1.0},), r"edges \[\(1, 2\)\] lack"),
+        ("latency", 0.0, ({(0, 1): 1.0, (1, 0): 1.0},), "or are none"),
+        ("latency", math.nan, ({(0, 1): 1.0},), "a cost of nan"),
+        ("latency", 0.0, ({(0, 1): math.inf},), "a cost of inf"),
+        ("latency", 0.0, ({(0, 1): -1.0},), "a cost of -1.0"),
+        ("latency", 0.0, ({(0, 1): "1"},), "a cost of '1'"),
+    ],
+)
+def test_what_is_no_table_is_refused(by, fixed, edges, message) -> None:
+    with pytest.raises(InputError, match=message):
+        CostTable(by, fixed, edges)
+
+
+def test_costs_of_any_number_type_are_kept_as_floats() -> None:
+    table = CostTable("latency", np.int64(2), ({(0, 1): np.float32(0.5)},))
+    assert type(table.of_path(((0, 1),))) is float
+    assert table.range() == (2.5, 2.5)
+
+
+def test_the_gates_of_another_mixture_have_no_expected_cost(tables) -> None:
+    with pytest.raises(InputError, match="cost table of stages"):
+        tables["parameters"].expected([torch.zeros(2)])

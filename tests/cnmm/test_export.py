@@ -153,6 +153,26 @@ class FixedBatch(nn.Module):
         return (x, x) if self.tuples else x.reshape(4, -1)
 
 
+class Raises(nn.Module):
+    """Is given what it does not expect."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("a mask")
+
+
+class Counts(nn.Module):
+    """Writes into its input, draws, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        torch.rand(1)
+        return x.relu_()
+
+
 def bad_output() -> nn.Module:
     network = small()
     with torch.no_grad():
@@ -171,6 +191,10 @@ def bad_output() -> nn.Module:
         (small(), PICTURES[0], "torch", r"give pictures \(batch, channels"),
         (small().bfloat16(), PICTURES.bfloat16(), "torch", r"export network\.float\(\)"),
         (small(), PICTURES.to("meta"), "torch", r"network\.cpu\(\)"),
+        (Raises().eval(), PICTURES, "torch", "does not run on pictures.*a mask"),
+        (nn.Flatten(4).eval(), PICTURES.byte(), "torch", r"give example\.float\(\)"),
+        (None, PICTURES, "torch", "a NoneType and a Tensor: give a network"),
+        (small(), PICTURES.numpy(), "torch", "a Sequential and a ndarray"),
         (small(), PICTURES, "tensorrt", "no format 'tensorrt': choose one of onnx, torch"),
         (small(), PICTURES, None, "give one or more of torch, onnx"),
     ],
@@ -181,6 +205,31 @@ def test_what_cannot_be_exported_is_refused(
     with pytest.raises(InputError, match=said):
         export_network(network, example, tmp_path / "net", [formats] if formats else [])
     assert not list(tmp_path.iterdir())
+
+
+def test_network_example_and_generators_are_left_as_they_were(tmp_path: Path) -> None:
+    network, example, drawn = Counts().eval(), torch.randn(2, 3, 4, 4), torch.get_rng_state()
+    before = example.clone()
+    export_network(network, example, tmp_path / "net", "torch")
+    assert torch.equal(example, before)
+    assert network.calls == 0
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_where_nothing_can_be_written_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = dataclasses.replace(FORMATS["torch"], read=lambda path: lambda x: x, suffix=".b")
+    monkeypatch.setitem(FORMATS, "wrong", wrong)
+    with pytest.raises(InputError, match="does not compute"):
+        export_network(small(), PICTURES, tmp_path / "new" / "folder" / "net", ("torch", "wrong"))
+    (tmp_path / "net.pt2").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        export_network(small(), PICTURES, tmp_path / "net", ("wrong", "torch"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot be written"):
+        export_network(small(), PICTURES, tmp_path / "file" / "net", ("torch",))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "net.pt2"]
 
 
 def test_a_library_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

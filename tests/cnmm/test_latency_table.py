@@ -9,6 +9,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -129,12 +130,18 @@ def test_a_table_comes_back_from_its_file(table: LatencyTable, tmp_path: Path) -
     assert LatencyTable.load(tmp_path / "small.json") == table
     with pytest.raises(FileNotFoundError):
         LatencyTable.load(tmp_path / "other.json")
+    for text in (b"\xff\xfe", b"{"):
+        (tmp_path / "small.json").write_bytes(text)
+        with pytest.raises(InputError, match=r"small\.json: "):
+            LatencyTable.load(tmp_path / "small.json")
 
 
-@pytest.mark.parametrize("spoil", ["", "[]", "{}", "costs", "provenance", "edge"])
+@pytest.mark.parametrize(
+    "spoil", ["", "[]", "{}", "costs", "provenance", "edge", "lacking", "negative", "dtype"]
+)
 def test_a_file_that_is_no_table_is_refused(table: LatencyTable, spoil: str) -> None:
     text = spoil
-    if spoil in ("costs", "provenance", "edge"):
+    if spoil.isalpha():
         found = json.loads(table.to_json())
         match spoil:
             case "costs":
@@ -143,6 +150,12 @@ def test_a_file_that_is_no_table_is_refused(table: LatencyTable, spoil: str) -> 
                 found["provenance"]["situation"].pop("threads")
             case "edge":
                 found["edges_seconds"][0]["first"] = 1.0
+            case "lacking":
+                del found["edges_seconds"][0]["0-2"]
+            case "negative":
+                found["edges_seconds"][0]["0-2"] = -1.0
+            case "dtype":
+                found["provenance"]["situation"]["dtype"] = "single"
         text = json.dumps(found)
     with pytest.raises(InputError, match="no table of latencies"):
         LatencyTable.from_json(text)
@@ -203,6 +216,9 @@ def test_numbers_that_do_not_serve_are_refused() -> None:
     for options, said in (
         ({"batch": 0}, "batch = 0"),
         ({"threads": 0}, "threads = 0"),
+        ({"threads": 10**6}, "as many as there are cores"),
+        ({"dtype": torch.int64}, "give a floating one"),
+        ({"dtype": "float32"}, "give a floating one"),
         ({"repeats": 1}, "repeats = 1: give 2 or more"),
         ({"seconds": 0}, "seconds = 0"),
     ):
@@ -212,7 +228,18 @@ def test_numbers_that_do_not_serve_are_refused() -> None:
         measure_latency(nn.Linear(1, 1), EXAMPLE)
     with pytest.raises(InputError, match="floating"):
         measure_latency(mixture(), EXAMPLE.byte())
+    with pytest.raises(InputError, match="in a ndarray"):
+        measure_latency(mixture(), EXAMPLE.numpy())
+    with pytest.raises(InputError, match="does not run on pictures of shape"):
+        measure_latency(mixture(), torch.rand(1, 3, 8, 8))
     assert torch.equal(batch_of(EXAMPLE, 5), EXAMPLE[[0, 1, 2, 0, 1]])
+
+
+def test_numbers_of_numpy_serve(table: LatencyTable) -> None:
+    options = {"batch": np.int64(2), "threads": np.int64(1)}
+    found = measure_latency(mixture(), EXAMPLE, **options, repeats=2)
+    assert LatencyTable.from_json(found.to_json()) == found
+    table.check(mixture(), EXAMPLE, **options)
 
 
 def _nodes(text: str) -> tuple[tuple[int, ...], ...]:

@@ -156,6 +156,15 @@ def test_an_infeasible_budget_names_the_minimum(model, table) -> None:
 def test_a_loss_that_is_no_number_is_refused(model, table) -> None:
     with pytest.raises(InputError, match="return a finite number"):
         nested_node_sets(model, table, lambda gates: math.nan)
+    for found in (None, "high", torch.ones(2)):
+        with pytest.raises(InputError, match="return one finite number"):
+            nested_node_sets(model, table, lambda gates, found=found: found)
+    with pytest.raises(InputError, match="give a function"):
+        nested_node_sets(model, table, 0.5)
+
+
+def test_all_nodes_have_log_probability_zero_without_a_sign(model, table) -> None:
+    assert str(nested_node_sets(model, table)[0].log_probability) == "0.0"
 
 
 def test_a_table_of_another_mixture_is_refused(model) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from merkhet.cnmm.nodes import (
     as_nodes,
@@ -50,6 +52,19 @@ def test_edges_of_a_path_are_a_chain_and_those_of_a_set_all_pairs() -> None:
 def test_routes_that_are_cut_are_refused(given: tuple[tuple[int, ...], ...], says: str) -> None:
     with pytest.raises(InputError, match=says):
         as_nodes(given, (3, 3))
+
+
+@pytest.mark.parametrize("given", [((0, 2.0), (0, 2)), (0, 2), (("0", "2"), (0, 2)), None, 5])
+def test_what_is_no_choice_is_refused(given: object) -> None:
+    with pytest.raises(InputError, match=r"a tuple of whole numbers, as in \(\(0, 1, 2\)"):
+        as_nodes(given, (3, 3))  # type: ignore[arg-type]
+
+
+def test_numbers_of_other_libraries_become_pythons() -> None:
+    for given in (np.array([[0, 2], [0, 2]]), torch.tensor([[0, 2], [0, 2]])):
+        found = as_nodes(given, (3, 3))
+        assert found == ((0, 2), (0, 2))
+        assert all(type(node) is int for stage in found for node in stage)
 
 
 @pytest.mark.parametrize("text", ["", "0-a", "0,2", "0-2,0-1"])

@@ -20,6 +20,7 @@ from merkhet.cnmm.estimators import Classes, Recipe, train_mixture
 from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.objective import Objective, Schedule, divergence
+from merkhet.cnmm.starts import start_nodes
 from merkhet.core.errors import InputError
 from merkhet.training import Running, parameter_groups
 
@@ -67,34 +68,35 @@ def trained(found: Objective, model: CNMM, step: int) -> set[str]:
 
 def test_the_schedule_says_what_a_step_trains() -> None:
     model = small().train()
-    found = objective(model, mixture_every=4, longest_every=2, shortest_every=3)
+    found = objective(model, mixture_every=4)
     each = [trained(found, model, step) for step in range(12)]
-    assert all("sampled" in step for step in each)
+    assert all({"longest", "starts", "sampled"} <= step for step in each)
     assert [step for step in range(12) if "mixture" in each[step]] == [0, 4, 8]
-    assert [step for step in range(12) if "longest" in each[step]] == [1, 3, 5, 7, 9, 11]
-    assert [step for step in range(12) if "shortest" in each[step]] == [0, 3, 6, 9]
 
 
-def test_the_loss_is_the_sum_of_its_terms() -> None:
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_loss_is_the_sum_of_its_terms(step: int) -> None:
     model = small(norm="group").train()
     terms = {"frozen": 0.0, "cost": 0.3, "entropy": 0.2, "distillation": 0.7, "temperature": 0.5}
-    found = objective(model, draws=3, portion=0.5, **terms)
-    found.at_step(0)  # the mixture, the shortest, and three that are drawn
+    found = objective(model, mixture_every=2, starts=3, draws=3, portion=0.5, **terms)
+    found.at_step(step)  # every second one with the mixture
     torch.manual_seed(5)
     loss, logs = found(model, (X, Y))
     torch.manual_seed(5)
     halves = [slice(0, 12), slice(12, 24), slice(0, 12)]
-    teacher = model(X).detach()
+    deepest = model.path(((0, 1, 2, 3), (0, 1, 2, 3)))
+    teacher = (model(X, deepest) if step else model(X)).detach()
 
     def term(gates: Sequence[Gates], rows: slice) -> Tensor:
         output = model(X[rows], gates)
         apart = F.kl_div(output.log_softmax(1), teacher[rows].softmax(1), reduction="batchmean")
         return F.cross_entropy(output, Y[rows]) + 0.7 * apart
 
-    expected = F.cross_entropy(model(X), Y)
-    expected = expected + term(model.path(((0, 3), (0, 3))), slice(0, 24))
+    expected = torch.zeros(()) if step else F.cross_entropy(model(X), Y)
+    for number in (*torch.randperm(4)[:3].tolist(), 4):
+        expected = expected + term(model.path(start_nodes((4, 4), number)), slice(0, 24))
     for rows in halves:
-        expected = expected + term(model.sweep(1.0), rows) / 2
+        expected = expected + term(model.sweep(0.5 ** (step / 100)), rows) / 2
     costs = found.costs
     share = costs.expected(model.logits()) / costs.of_path(((0, 1, 2, 3), (0, 1, 2, 3)))
     expected = expected + 0.3 * share - 0.2 * model.entropy() / (4 * math.log(2))
@@ -103,25 +105,13 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     assert float(logs["gates_chosen"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("step", "teacher"), [(0, "mixture"), (1, "longest"), (2, None), (3, "longest")]
-)
-def test_the_mixture_teaches_or_else_the_deepest_network_and_no_other(
-    step: int, teacher: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = small(norm="group").train()
-    found = objective(model, mixture_every=4, longest_every=2, draws=2, temperature=0.5)
-    whole = {"mixture": model.mixture(), "longest": model.path(((0, 1, 2, 3), (0, 1, 2, 3)))}
-    wanted = None if teacher is None else model(X, whole[teacher]).detach()
-    taught: list[Tensor | None] = []
-    apart = found._apart
-    monkeypatch.setattr(found, "_apart", lambda out, own: (taught.append(own), apart(out, own))[1])
-    assert "shortest" in trained(found, model, step)
-    drawn = taught[-2:]  # the halves of the batch, in turn
-    if wanted is None:
-        assert drawn == [None, None]
-    else:
-        torch.testing.assert_close(torch.cat([one for one in drawn if one is not None]), wanted)
+def test_a_mixture_of_one_network_trains() -> None:
+    model = cnmm_classifier(1, 3, (3, 4), 2)
+    found = Objective(10, F.cross_entropy, count_costs(model, X[:1]))
+    loss, logs = found(model, (X, Y))
+    loss.backward()
+    assert "starts_loss" not in logs
+    assert all(one.grad is not None for one in model.parameters() if one.dim() > 1)
 
 
 def test_gates_are_held_at_first_and_move_then() -> None:
@@ -175,7 +165,7 @@ def test_training_learns_and_goes_on_exactly_where_it_stopped(tmp_path: Path) ->
     running = Running(save_every=10, progress=False)
     whole, parts = small(), small()
     result = train_mixture(whole, data, recipe, running=running)
-    losses = [float(row["sampled_loss"]) for row in result.history]
+    losses = [float(row["longest_loss"]) for row in result.history]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
     stopping = Stopping(data)
@@ -227,6 +217,7 @@ def test_labels_that_do_not_fit_are_refused(output: Tensor, targets: Tensor, say
     ("make", "says"),
     [
         (lambda: Schedule(mixture_every=0), "mixture_every"),
+        (lambda: Schedule(starts=0), "starts"),
         (lambda: Schedule(frozen=1.5), "frozen"),
         (lambda: Schedule(portion=0), "portion"),
         (lambda: Schedule(portion=2), "portion"),

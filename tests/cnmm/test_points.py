@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from merkhet.cnmm import cnmm_classifier, cnmm_segmenter
 from merkhet.cnmm.costs import CostTable, count_costs
 from merkhet.cnmm.extraction.folding import folded
+from merkhet.cnmm.latency.measure import measure_latency
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import every_path, path_edges
 from merkhet.cnmm.points import operating_points as finding
@@ -136,6 +138,29 @@ def test_dearer_points_that_are_no_better_are_dropped_and_counted(
     assert [count for _, count in asked] == [60] * len(budgets) + [50]
 
 
+def test_a_gain_is_asked_of_every_dearer_point(model, table, sets) -> None:
+    every = operating_points(model, table, 6, sets).points
+    assert len(every) >= 3
+    for gain in (0.0, 0.1, 0.3):
+        kept = operating_points(model, table, 6, sets, gain=gain).points
+        wanted = [every[0]]
+        for one in every[1:]:
+            if one.validation - wanted[-1].validation >= gain:
+                wanted.append(one)
+        assert list(kept) == wanted
+    assert len(wanted) < len(every)
+
+
+def test_a_measured_table_is_checked_and_read(model, sets) -> None:
+    measured = measure_latency(model, sets.test[0], repeats=2, dtype=torch.float64)
+    found = operating_points(model, measured, 3, sets)
+    assert found.by == "latency"
+    assert found == operating_points(model, measured.costs, 3, sets)
+    other = cnmm_classifier(1, CLASSES, channels=(4, 4), num_nodes=3).double()
+    with pytest.raises(InputError, match="model"):
+        operating_points(other, measured, 3, sets)
+
+
 def test_validation_chooses_among_the_candidates_of_a_budget(
     model, table, sets, monkeypatch
 ) -> None:
@@ -145,8 +170,8 @@ def test_validation_chooses_among_the_candidates_of_a_budget(
     assert [one.nodes for one in made.points] == [target]
 
 
-@pytest.mark.parametrize("nodes", [((0, 2), (0, 2)), ((0, 1, 2), (0, 1, 2))])
-def test_the_shortest_and_the_deepest_network_are_candidates_however_unlikely(
+@pytest.mark.parametrize("nodes", [((0, 2), (0, 2)), ((0, 1, 2), (0, 2)), ((0, 1, 2), (0, 1, 2))])
+def test_the_starts_of_the_deepest_network_are_candidates_however_unlikely(
     model, table, sets, nodes, monkeypatch
 ) -> None:
     scored(monkeypatch, lambda own: float(own == nodes))
@@ -189,6 +214,24 @@ def test_points_go_through_json_and_are_told_as_a_table(found) -> None:
 
 
 @pytest.mark.parametrize(
+    ("by", "said"),
+    [("latency", "s for one batch;"), ("multiply_adds", "multiply-adds for one picture;")],
+)
+def test_what_a_cost_is_of_is_said(found, by, said) -> None:
+    assert said in str(dataclasses.replace(found, by=by))
+
+
+def test_a_file_that_holds_no_points_is_named(found, tmp_path) -> None:
+    file = tmp_path / "points.json"
+    file.write_text(found.to_json(), encoding="utf-8")
+    assert OperatingPoints.load(file) == found
+    for text in (b"\xff\xfe", found.to_json().encode()[:99]):
+        file.write_bytes(text)
+        with pytest.raises(InputError, match=r"points\.json: "):
+            OperatingPoints.load(file)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"points": []},
@@ -197,6 +240,7 @@ def test_points_go_through_json_and_are_told_as_a_table(found) -> None:
         {"metric": "loss"},
         {"counts": [3]},
         {"notes": None},
+        {"notes": "text"},
     ],
 )
 def test_other_json_is_refused(found, change) -> None:
@@ -218,6 +262,8 @@ def test_a_single_pictures_interval_is_none_in_json_and_table() -> None:
     [
         ({"kind": "tree"}, "no kind 'tree'"),
         ({"best": 0}, "best"),
+        ({"gain": -0.1}, "gain"),
+        ({"gain": math.nan}, "gain"),
         ({"best": 200}, "500 candidates are the most"),
         ({"budgets": [1]}, "the cheapest, 0-2,0-2, costs"),
         ({"budgets": 0}, "budgets"),
@@ -254,6 +300,11 @@ def test_scores_that_are_not_finite_are_refused(model, table, sets) -> None:
         (pictures(4, 0), labels((4,), 0).float(), None, "give integers"),
         (pictures(4, 0)[0], labels((1,), 0), None, "floating-point pictures"),
         (pictures(0, 0), labels((0,), 0), None, "one or more"),
+        (pictures(4, 0).numpy(), labels((4,), 0), None, "pictures in a ndarray"),
+        (pictures(4, 0), labels((4,), 0).numpy(), None, "give two tensors"),
+        (pictures(4, 0), labels((4,), 0).to(torch.complex64), None, "give integers"),
+        (pictures(4, 0), labels((4,), 0), "0", "ignore = '0'"),
+        (pictures(4, 0), labels((4,), 0), 0.5, "ignore = 0.5"),
         (pictures(2, 0), torch.full((2, 8, 8), 9), 9, "every test label is 9"),
         (pictures(2, 0), labels((2, 8, 8), 0), None, "one kind in both"),
     ],
@@ -261,6 +312,41 @@ def test_scores_that_are_not_finite_are_refused(model, table, sets) -> None:
 def test_data_that_do_not_fit_are_refused(sets, x, y, ignore, message) -> None:
     with pytest.raises(InputError, match=message):
         Sets(sets.train, sets.validation, (x, y), ignore)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ((255 * pictures(4, 0)).byte(), "scaled as in training"),
+        (pictures(4, 0).numpy(), "train pictures in a ndarray"),
+        (pictures(4, 0)[0], "scaled as in training"),
+        (pictures(4, 0, channels=3), "does not run on train pictures"),
+    ],
+)
+def test_training_pictures_that_do_not_fit_are_refused(model, table, sets, train, message) -> None:
+    with pytest.raises(InputError, match=message):
+        operating_points(model, table, 2, Sets(train, sets.validation, sets.test))
+
+
+def test_data_that_are_no_pair_are_refused(sets) -> None:
+    for wrong in (None, sets.test[0], (*sets.test, 1)):
+        with pytest.raises(InputError, match="give two tensors"):
+            Sets(sets.train, sets.validation, wrong)
+
+
+def test_a_label_to_ignore_that_bytes_cannot_hold_ignores_none(model, table, sets) -> None:
+    given = sets.test[1].byte()
+    given[7] = 255
+    own = Sets(sets.train, sets.validation, (sets.test[0], given), ignore=-1)
+    with pytest.raises(InputError, match="class 255 among the test labels"):
+        operating_points(model, table, 2, own)
+
+
+def test_a_head_that_gives_no_scores_is_refused(table, sets) -> None:
+    model = cnmm_classifier(1, 1, channels=(3, 4), num_nodes=3).double()
+    model.head.append(torch.nn.Flatten(0))
+    with pytest.raises(InputError, match="no scores"):
+        operating_points(model, table, 2, sets)
 
 
 @pytest.mark.parametrize("wrong", [CLASSES, -1, 255])

@@ -47,7 +47,7 @@ def test_fashion(
     need_data("fashion-mnist")
     monkeypatch.setattr(MODULES["fashion"], "LEVELS", 3)
     monkeypatch.setattr(MODULES["fashion"], "VALIDATION", 200)
-    small = {"pictures": 192, "channels": (3, 4), "num_nodes": 3, "widths": (0.5, 1.0)}
+    small = {"pictures": 192, "channels": (3, 4), "nodes": (0, 1, 1), "widths": (0.5, 1.0)}
     record = ran("fashion", tmp_path, monkeypatch, **small)
     assert len(record.goals) == 6
     points = [name for name in record.figures if name.endswith("test accuracy")]
@@ -88,8 +88,7 @@ def test_a_chain_is_what_the_mixture_runs_and_no_part_of_it() -> None:
 
 
 def test_a_step_of_the_mixture_is_timed_over_whole_cycles() -> None:
-    schedule = Schedule(mixture_every=2, longest_every=3, shortest_every=1)
-    assert schedule.cycle == 6
+    schedule = Schedule(mixture_every=2, starts=2)
     digits = load("digits", "train")
     found = step_seconds(
         cnmm_classifier(1, 10, (3,), 3), digits, Recipe(batch_size=16), schedule, turns=2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
@@ -167,7 +168,9 @@ def test_a_mixture_is_searched_as_its_logits_are() -> None:
     [
         ([torch.zeros(2)], table_of((5,), lambda i, j: 1.0), "cost table of stages of"),
         ([torch.full((2,), torch.nan)], table_of((4,), lambda i, j: 1.0), "not finite"),
-        ([torch.zeros(2)], table_of((4,), lambda i, j: float(i) - 1), "costs are finite"),
+        ([[0.0, 0.0]], table_of((4,), lambda i, j: 1.0), "list of its logits"),
+        ([torch.zeros(2, 1)], table_of((4,), lambda i, j: 1.0), "list of its logits"),
+        (None, table_of((4,), lambda i, j: 1.0), "gates in a NoneType"),
         (torch.nn.Linear(1, 1), table_of((4,), lambda i, j: 1.0), "give a CNMM"),
     ],
 )
@@ -183,7 +186,23 @@ def test_what_is_no_budget_is_refused(wrong) -> None:
         best_within([torch.zeros(2)], table_of((4,), lambda i, j: 1.0), wrong)
 
 
-@pytest.mark.parametrize("wrong", [0, 2.5, [], [1.0], ["9"]])
+@pytest.mark.parametrize("wrong", [10**400, -(10**400)])
+def test_a_budget_beyond_floats_is_infinite(wrong) -> None:
+    case = [torch.zeros(2)], table_of((4,), lambda i, j: 1.0)
+    if wrong > 0:
+        assert best_within(*case, wrong) == best_within(*case, float("inf"))
+    else:
+        with pytest.raises(InputError, match="no network costs -inf s"):
+            best_within(*case, wrong)
+
+
+@pytest.mark.parametrize("given", [np.array([4.0, 3.0]), torch.tensor([4.0, 3.0]), {3, 4}])
+def test_budgets_may_be_an_array(given) -> None:
+    case = [torch.zeros(2)], table_of((4,), lambda i, j: 1.0)
+    assert best_paths(*case, given) == best_paths(*case, [3.0, 4.0])
+
+
+@pytest.mark.parametrize("wrong", [0, 2.5, [], [1.0], ["9"], "9", b"9"])
 def test_what_are_no_buckets_is_refused(wrong) -> None:
     with pytest.raises(InputError):
         best_paths([torch.zeros(2)], table_of((4,), lambda i, j: 1.0), wrong)

@@ -81,6 +81,17 @@ def test_a_node_set_is_the_mixture_of_its_paths() -> None:
     torch.testing.assert_close(model(X, model.subset((nodes,))), expected)
 
 
+def test_a_block_that_writes_into_what_others_read_is_refused() -> None:
+    def block(i: int, j: int) -> nn.Module:
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1)).double()
+
+    stage = MixtureStage(3, block)
+    for enabled in (False, True):
+        with torch.set_grad_enabled(enabled), pytest.raises(InputError, match="block 0_1 writes"):
+            stage(X.clone())
+    stage(X.clone(), gating.chosen(stage.logits, (0, 1, 2)))  # each is read once
+
+
 def test_every_block_and_gate_of_the_mixture_gets_a_gradient() -> None:
     model = cnmm_classifier(1, 3, (3, 4), 4)
     model(torch.rand(4, 1, 8, 8)).square().sum().backward()
@@ -115,6 +126,13 @@ def test_too_many_networks_are_not_enumerated() -> None:
         (lambda: MixtureStage(3, lambda i, j: torch.relu), "return an nn.Module"),
         (lambda: MixtureStage(3, lambda i, j: SAME), "share a block"),
         (lambda: MixtureStage(3, lambda i, j: nn.Identity(), open=1.0), "between 0 and 1"),
+        (lambda: MixtureStage(3, lambda i, j: nn.Identity(), open="x"), "positive number"),
+        (lambda: CNMM([affine()], torch.relu), "head is a builtin_function.*give an nn.Module"),
+        (lambda: CNMM([affine()], Last(), stem=1), "stem is a int"),
+        (
+            lambda: affine()(X, gating.chosen(affine(4).logits, (0, 3))),
+            "gates of 4 nodes for a stage of 5",
+        ),
         (lambda: CNMM([], Last()), "needs stages"),
         (lambda: CNMM([nn.Identity()], Last()), "needs stages"),
         (lambda: CNMM([affine()], Last(), multiple=0), "multiple"),

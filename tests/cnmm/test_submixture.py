@@ -13,7 +13,9 @@ from merkhet.cnmm.extraction.submixture import Weighted, weighted
 
 def test_a_weight_goes_into_the_last_convolution_where_that_is_exact() -> None:
     x, weight = torch.randn(2, 3, 6, 6, dtype=torch.float64), torch.tensor(0.3).double()
-    conv = nn.Conv2d(3, 3, 3, padding=1)
+    conv, tied, hooked = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+    tied.weight = conv.weight
+    hooked.register_forward_hook(lambda module, given, result: result + 1)
     inside = {
         "relu": nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()),
         "larger": nn.Sequential(
@@ -24,6 +26,8 @@ def test_a_weight_goes_into_the_last_convolution_where_that_is_exact() -> None:
     outside = {
         "gelu": nn.Sequential(nn.Conv2d(3, 3, 1), nn.GELU()),
         "twice": nn.Sequential(conv, nn.ReLU(), conv),
+        "tied": nn.Sequential(conv, nn.ReLU(), tied),
+        "hook": nn.Sequential(nn.Conv2d(3, 3, 1), hooked),
         "no scale": nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(3, 3, affine=False)),
         "nothing": nn.Sequential(nn.ReLU()),
     }

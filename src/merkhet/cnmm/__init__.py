@@ -8,7 +8,7 @@ from merkhet.cnmm.latency.measure import measure_latency
 from merkhet.cnmm.latency.table import LatencyTable
 from merkhet.cnmm.latency.validation import validate_latency
 from merkhet.cnmm.network import CNMM
-from merkhet.cnmm.networks import cnmm_classifier, cnmm_segmenter
+from merkhet.cnmm.networks import cnmm_classifier, cnmm_multiscale, cnmm_segmenter
 from merkhet.cnmm.objective import Objective, Schedule
 from merkhet.cnmm.points.node_sets import nested_node_sets
 from merkhet.cnmm.points.operating_points import operating_points
@@ -32,6 +32,7 @@ __all__ = [
     "best_paths",
     "best_within",
     "cnmm_classifier",
+    "cnmm_multiscale",
     "cnmm_segmenter",
     "count_costs",
     "expectation",

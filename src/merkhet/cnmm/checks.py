@@ -32,7 +32,7 @@ class Rated:
 
     Attributes:
         candidate: Its nodes, probability and cost.
-        score: Accuracy; without labels, agreement with the deepest network.
+        score: Accuracy; without labels, agreement with the dearest network here.
         interval: At 95 %.
     """
 
@@ -57,7 +57,7 @@ def operating_points(subject: Subject, seconds: float) -> Section:
     model = mixture_of(subject.module)
     table = count_costs(model, subject.preprocess(subject.inputs[:1].clone()))
     rated = _rated(subject, model, table, seconds)
-    what = "accuracy" if subject.labels is not None else "agreement with the deepest network"
+    what = "accuracy" if subject.labels is not None else "agreement with the dearest network"
     cheap, dear = rated[0], rated[-1]
     return Section(
         title="Operating points",
@@ -79,7 +79,16 @@ def operating_points(subject: Subject, seconds: float) -> Section:
     )
 
 
-CHECKS = (Check("operating_points", 4.0, refuse=is_no_mixture, run=operating_points, quiet=True),)
+CHECKS = (
+    Check(
+        "operating_points",
+        4.0,
+        refuse=is_no_mixture,
+        run=operating_points,
+        quiet=True,
+        gives=("cnmm",),
+    ),
+)
 
 
 def _rated(subject: Subject, model: CNMM, table: CostTable, seconds: float) -> list[Rated]:
@@ -115,19 +124,21 @@ def _findings(model: CNMM, rated: list[Rated], table: CostTable) -> list[Finding
     found = []
     dear = rated[-1]
     near = [one for one in rated if one.score >= dear.score - NEAR]
-    share = near[0].candidate.cost / dear.candidate.cost
+    cost = dear.candidate.cost
+    share = near[0].candidate.cost / cost if cost else 1.0
     if share < 1 - WORTH:
         nodes = near[0].candidate.nodes
         found.append(
             Finding(
                 name="cnmm(cheaper)",
                 value=share,
-                sentence=f"The network {written(nodes)} is within {NEAR:.0%} of the deepest one at "
+                sentence=f"The network {written(nodes)} is within {NEAR:.0%} of the dearest one at "
                 f"{share:.0%} of its multiply-adds.",
                 yardstick=f"{near[0].score:.1%} against {dear.score:.1%}, "
                 f"[{dear.interval[0]:.1%}, {dear.interval[1]:.1%}]",
                 remedy="Take it out of the mixture as a plain network.",
-                code=f"from merkhet.cnmm import extract; small = extract(module, {nodes}, [x])",
+                code="from merkhet.cnmm import extract\n"
+                f"small = extract(network, {nodes}, [preprocess(inputs)])",
                 weight=0.3 * (1 - share),
             )
         )

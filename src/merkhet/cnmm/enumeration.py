@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -38,5 +40,5 @@ def expectation(model: CNMM, x: Tensor) -> Tensor:
     Raises:
         InputError: There are more networks.
     """
-    terms = [weight * model(x, model.path(path)) for path, weight in probabilities(model).items()]
-    return torch.stack(terms).sum(0)
+    likely = probabilities(model).items()
+    return cast("Tensor", sum(weight * model(x, model.path(path)) for path, weight in likely))

@@ -139,12 +139,12 @@ class Classes:
                 f"a batch of masks that are all {self.ignore}, which counts for nothing: leave out "
                 "pictures without labels, or take larger batches"
             )
-        highest = int(targets[counted].max())
-        if highest >= output.shape[1] or int(targets[counted].min()) < 0:
+        lowest, highest = (int(one) for one in targets[counted].aminmax())
+        if highest >= output.shape[1] or lowest < 0:
+            more = f"build it with classes={highest + 1}, or " if lowest >= 0 else ""
             raise InputError(
-                f"labels reach {highest} and the head has {output.shape[1]} classes, 0 to "
-                f"{output.shape[1] - 1}: build it with classes={highest + 1}, or name the label "
-                "to ignore"
+                f"labels from {lowest} to {highest}, and the head has {output.shape[1]} classes, "
+                f"0 to {output.shape[1] - 1}: {more}name the label to ignore"
             )
         return F.cross_entropy(output, targets, ignore_index=self.ignore)
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from merkhet.cnmm import gates as gating
 from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.nodes import Nodes, as_nodes
+from merkhet.cnmm.sides import check_sides
 from merkhet.cnmm.stage import MixtureStage, check_stages
+from merkhet.cnmm.starts import Starts, as_starts, run_starts
 from merkhet.core.building import check_counts
 from merkhet.core.errors import InputError
 from merkhet.core.modes import uncompiled
@@ -37,7 +39,7 @@ class CNMM(nn.Module):
         multiple: What heights and widths must be multiples of.
 
     Raises:
-        InputError: No stage, or a multiple below 1.
+        InputError: No stage, a head or stem that is no module, or a multiple below 1.
 
     Reference:
         Ruiz and Verbeek, "Adaptative inference cost with convolutional neural mixture models",
@@ -53,8 +55,12 @@ class CNMM(nn.Module):
     ) -> None:
         super().__init__()
         check_stages(stages)
+        stem = nn.Identity() if stem is None else stem
+        for name, part in (("head", head), ("stem", stem)):
+            if not isinstance(part, nn.Module):
+                raise InputError(f"{name} is a {type(part).__name__}: give an nn.Module")
         check_counts(multiple=multiple)
-        self.stem = nn.Identity() if stem is None else stem
+        self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.multiple = multiple
@@ -72,18 +78,21 @@ class CNMM(nn.Module):
         """Return the gates' logits, (T - 1,) for each stage."""
         return [stage.logits for stage in self.parts()]
 
-    def forward(self, x: Tensor, gates: Sequence[Gates] | None = None) -> Tensor:
+    def forward(self, x: Tensor, gates: Sequence[Gates] | Starts | None = None) -> Tensor:
         """Return the output of the mixture, or of the part that the gates leave of it.
 
         Args:
             x: Pictures, (batch, channels, height, width).
             gates: Of each stage, from `mixture`, `relaxed`, `sample`, `path` or `subset`; by
-                default the mixture's.
+                default the mixture's. Or what `starts` gave: outputs then come stacked,
+                (starts, batch, ...).
 
         Raises:
             InputError: Sides that are no multiples of `multiple`, or gates of other stages.
         """
-        self._check(x)
+        check_sides(x, self.multiple)
+        if isinstance(gates, Starts):
+            return run_starts(self, self.stem(x), gates)
         parts = self.parts()
         each = [None] * len(parts) if gates is None else gates
         if len(each) != len(parts):
@@ -127,6 +136,18 @@ class CNMM(nn.Module):
         """
         return gating.swept(self.logits(), temperature, generator)
 
+    def starts(self, numbers: Iterable[int]) -> Starts:
+        """Return some starts of the deepest network, to be run together (`cnmm.starts`).
+
+        Args:
+            numbers: How many inner nodes each goes along: from 0, the network of fewest blocks,
+                to all of them, the deepest.
+
+        Raises:
+            InputError: No number, or one that is not there.
+        """
+        return as_starts(numbers, self.counts)
+
     def path(self, nodes: Iterable[Iterable[int]]) -> tuple[Gates, ...]:
         """Return the gates of one network: the chain through given nodes.
 
@@ -163,19 +184,6 @@ class CNMM(nn.Module):
     def nodes(self, given: Iterable[Iterable[int]]) -> Nodes:
         """Return a choice of nodes, checked against the stages."""
         return as_nodes(given, self.counts)
-
-    def _check(self, x: Tensor) -> None:
-        """Refuse pictures whose sides do not divide."""
-        if x.dim() != 4:
-            raise InputError(
-                f"pictures of shape {tuple(x.shape)}: give (batch, channels, height, width)"
-            )
-        if self.multiple > 1 and (x.shape[2] % self.multiple or x.shape[3] % self.multiple):
-            height, width = (-(-side // self.multiple) * self.multiple for side in x.shape[2:])
-            raise InputError(
-                f"pictures of {x.shape[2]}x{x.shape[3]}: heights and widths must be multiples of "
-                f"{self.multiple}; resize or pad them to {height}x{width}"
-            )
 
 
 def mixture_of(module: nn.Module) -> CNMM:

@@ -85,8 +85,57 @@ def cnmm_classifier(
             )
             for (before, after), scale in zip(pairwise((widths[0], *widths)), scales, strict=True)
         ]
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-        model = CNMM(stages, head, stem)
+        model = CNMM(stages, _class_head(widths[-1], classes), stem)
+    return _filled(model, open, seed)
+
+
+def cnmm_multiscale(
+    in_channels: int = 1,
+    classes: int = 10,
+    channels: Sequence[int] = (16, 32, 64),
+    nodes: Sequence[int] = (0, 0, 0, 1, 1, 1, 2, 2, 2),
+    kind: str = "plain",
+    norm: str = "batch",
+    activation: str = "relu",
+    stride: int = 2,
+    open: float = 0.5,
+    seed: int | torch.Generator = 0,
+) -> CNMM:
+    """Return a mixture of classifiers with one stage of several resolutions.
+
+    A stem of one plain block; a stage whose nodes lie at the resolutions that `nodes` says, so that
+    its cheapest chains go down at once and its dear ones step by step; the mean over the picture
+    and a linear layer. Its networks differ more in cost and accuracy than those of
+    `cnmm_classifier`, all of which pass through every resolution.
+
+    Shapes: (batch, in_channels, height, width) -> (batch, classes), logits.
+
+    Args:
+        in_channels: Channels of the pictures.
+        classes: How many classes there are.
+        channels: Of the states at each resolution, from that of the stem on.
+        nodes: The resolution of the nodes after the first one: 0 for the stem's, 1 for half of it,
+            ...; rising.
+        kind: Of block: "plain", "residual" or "separable".
+        norm: "batch" or "group".
+        activation: "relu" or "gelu".
+        stride: Of the stem.
+        open: The probability that an inner node is active at the start.
+        seed: Seed, or generator, of the first weights.
+
+    Raises:
+        InputError: An argument is not of these.
+    """
+    building.check_counts(in_channels=in_channels, classes=classes, stride=stride)
+    places = _places(nodes, _checked(channels))
+    if list(nodes) != sorted(nodes):
+        raise InputError(
+            f"nodes = {nodes!r}: resolutions of a classifier only fall; give rising numbers"
+        )
+    with torch.device("meta"):
+        stem = block("plain", Place(in_channels), Place(channels[0], stride), norm, activation)
+        stage = _stage([Place(channels[0]), *places], kind, norm, activation)
+        model = CNMM([stage], _class_head(places[-1].channels, classes), stem)
     return _filled(model, open, seed)
 
 
@@ -127,16 +176,10 @@ def cnmm_segmenter(
         InputError: An argument is not of these.
     """
     building.check_counts(in_channels=in_channels, classes=classes)
-    widths = _checked(channels)
-    if not nodes or not all(isinstance(one, int) and 0 <= one < len(widths) for one in nodes):
-        raise InputError(
-            f"nodes = {list(nodes)}: give for each node a resolution from 0 to {len(widths) - 1}, "
-            "one for each entry of channels"
-        )
-    places = [Place(widths[one], 2**one) for one in nodes]
+    places = _places(nodes, _checked(channels))
     with torch.device("meta"):
-        stem = block("plain", Place(in_channels), Place(widths[0], 2), norm, activation)
-        stage = _stage([Place(widths[0]), *places], kind, norm, activation)
+        stem = block("plain", Place(in_channels), Place(channels[0], 2), norm, activation)
+        stage = _stage([Place(channels[0]), *places], kind, norm, activation)
         head = BilinearHead(places[-1].channels, classes, 2 * places[-1].scale)
         model = CNMM([stage], head, stem, multiple=2 * math.lcm(*(one.scale for one in places)))
     return _filled(model, open, seed)
@@ -144,6 +187,7 @@ def cnmm_segmenter(
 
 NETWORKS = {
     "cnmm_classifier": cnmm_classifier,
+    "cnmm_multiscale": cnmm_multiscale,
     "cnmm_segmenter": cnmm_segmenter,
     "cnmm_extracted": extracted_network,
 }
@@ -156,10 +200,28 @@ def _stage(places: Sequence[Place], kind: str, norm: str, activation: str) -> Mi
     )
 
 
+def _places(nodes: Sequence[int], widths: Sequence[int]) -> list[Place]:
+    """Return where nodes lie, one channel count for each resolution."""
+    known = isinstance(nodes, Sequence) and len(nodes) > 0
+    if not known or not all(isinstance(one, int) and 0 <= one < len(widths) for one in nodes):
+        raise InputError(
+            f"nodes = {nodes!r}: give for each node a resolution from 0 to {len(widths) - 1}, "
+            "one for each entry of channels"
+        )
+    return [Place(widths[one], 2**one) for one in nodes]
+
+
+def _class_head(channels: int, classes: int) -> nn.Module:
+    """Return the mean over the picture and a linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
 def _checked(channels: Sequence[int]) -> tuple[int, ...]:
     """Return the channels of each stage or resolution, checked."""
-    if not channels:
-        raise InputError("channels = (): give one number for each stage, as in (16, 32, 64)")
+    if not isinstance(channels, Sequence) or not channels:
+        raise InputError(
+            f"channels = {channels!r}: give one number for each stage, as in (16, 32, 64)"
+        )
     for number in channels:
         building.check_counts(channels=number)
     return tuple(channels)

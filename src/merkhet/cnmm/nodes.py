@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise, product
+from operator import index
 
 from merkhet.core.errors import InputError
 
@@ -20,10 +21,16 @@ def as_nodes(given: Iterable[Iterable[int]], counts: Sequence[int]) -> Nodes:
         counts: How many nodes each stage has.
 
     Raises:
-        InputError: Another number of stages, nodes that are not there, out of order or twice, or
-            a route that does not lead from the first node to the last.
+        InputError: No whole numbers, another number of stages, nodes that are not there, out of
+            order or twice, or a route that does not lead from the first node to the last.
     """
-    chosen = tuple(tuple(stage) for stage in given)
+    try:
+        chosen = tuple(tuple(map(index, stage)) for stage in given)
+    except TypeError as error:
+        raise InputError(
+            f"nodes {given!r}: give for each stage a tuple of whole numbers, as in "
+            f"{full_nodes(counts)}"
+        ) from error
     if len(chosen) != len(counts):
         raise InputError(
             f"nodes of {len(chosen)} stages for a mixture of {len(counts)}: give for each stage a "

@@ -1,8 +1,8 @@
 """The loss that trains a mixture: parts of it in turns, gates held back by cost and entropy.
 
-A step trains networks drawn from the mixture, each on its share of the batch, and by a schedule
-the network of fewest blocks, the deepest one, and the mixture itself, whose output is what single
-networks are distilled from.
+A step trains the deepest network with some of its starts (`cnmm.starts`), networks drawn from the
+mixture, each on its share of the batch, and now and then the mixture itself. Single networks are
+distilled from the mixture where it is run, else from the deepest one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM, mixture_of
-from merkhet.cnmm.nodes import full_nodes, shortest_nodes
+from merkhet.cnmm.nodes import full_nodes
 from merkhet.cnmm.recalibration import kept_statistics
+from merkhet.cnmm.starts import Starts, inner_nodes
 from merkhet.core.building import check_counts, check_positive
 from merkhet.core.errors import InputError
 
+Logs = dict[str, Tensor | float]
 Fit = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of a batch -> scalar
-TEACHERS = ("mixture", "longest")  # the network of fewest blocks has nothing to teach the others
 SURE = 0.02  # a gate nearer to 0 or 1 than this has all but chosen
 
 
@@ -34,9 +35,8 @@ class Schedule:
 
     Attributes:
         mixture_every: Steps from one that trains the mixture to the next.
-        longest_every: The same of the deepest network; it is the teacher where the mixture is not
-            run.
-        shortest_every: The same of the network of fewest blocks.
+        starts: Starts of the deepest network that a step trains beside it, drawn anew each time;
+            the network of fewest blocks is one of them.
         draws: Networks that are drawn in a step.
         portion: The share of the batch that each of them sees; they take turns through it.
         temperature: Of the draws (`gates.swept`) at the end; it falls from 1, evenly in its log.
@@ -50,11 +50,10 @@ class Schedule:
         InputError: A value is out of its range.
     """
 
-    mixture_every: int = 4
-    longest_every: int = 2
-    shortest_every: int = 1
-    draws: int = 4
-    portion: float = 0.5
+    mixture_every: int = 16
+    starts: int = 4
+    draws: int = 1
+    portion: float = 0.25
     temperature: float = 0.1
     frozen: float = 0.15
     distillation: float = 1.0
@@ -62,12 +61,7 @@ class Schedule:
     entropy: float = 0.02
 
     def __post_init__(self) -> None:
-        check_counts(
-            mixture_every=self.mixture_every,
-            longest_every=self.longest_every,
-            shortest_every=self.shortest_every,
-            draws=self.draws,
-        )
+        check_counts(mixture_every=self.mixture_every, starts=self.starts, draws=self.draws)
         check_positive(temperature=self.temperature)
         for name in ("frozen", "distillation", "cost", "entropy"):
             value = getattr(self, name)
@@ -77,11 +71,6 @@ class Schedule:
         for name in ("frozen", "portion"):
             if getattr(self, name) > 1:
                 raise InputError(f"{name} = {getattr(self, name)}: give a share, at most 1")
-
-    @property
-    def cycle(self) -> int:
-        """After how many steps the same parts are trained again."""
-        return math.lcm(self.mixture_every, self.longest_every, self.shortest_every)
 
 
 class Objective:
@@ -117,33 +106,41 @@ class Objective:
         """
         model = mixture_of(module)
         x, targets = batch
-        logs: dict[str, Tensor | float] = {}
-        total, teacher = x.new_zeros(()), None
-        for name, gates in self._wholes(model):
-            output = self._run(module, x, gates, statistics=name == "mixture")
-            loss = self.fit(output, targets)
-            logs[f"{name}_loss"] = loss.detach()
-            total = total + loss + self._apart(output, teacher)
-            if teacher is None and name in TEACHERS:
-                teacher = output.detach()
+        whole, teacher, logs = self._whole(module, x, targets)
+        starts, deepest, more = self._starts(module, x, targets, teacher)
+        teacher = deepest if teacher is None else teacher
         drawn, fit = self._drawn(module, x, targets, teacher)
-        logs |= {"sampled_loss": fit} | gate_logs(model, self.costs)
-        return total + drawn + self._gate_terms(model), logs
+        logs |= more | {"sampled_loss": fit} | gate_logs(model, self.costs)
+        return whole + starts + drawn + self._gate_terms(model), logs
 
-    def _wholes(self, model: CNMM) -> list[tuple[str, Sequence[Gates]]]:
-        """Return what this step trains on the whole batch, the teacher first."""
-        turn, schedule = self.step, self.schedule
-        found: list[tuple[str, Sequence[Gates]]] = []
-        if turn % schedule.mixture_every == 0:
-            found.append(("mixture", self._held(model.mixture())))
-        if turn % schedule.longest_every == schedule.longest_every - 1:
-            found.append(("longest", model.path(full_nodes(model.counts))))
-        if turn % schedule.shortest_every == 0:
-            found.append(("shortest", model.path(shortest_nodes(model.counts))))
-        return found
+    def _whole(
+        self, module: nn.Module, x: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None, Logs]:
+        """Return the mixture's loss, its output to teach by, and logs; 0, None where not run."""
+        if self.step % self.schedule.mixture_every:
+            return x.new_zeros(()), None, {}
+        output = self._run(module, x, self._held(mixture_of(module).mixture()), statistics=True)
+        loss = self.fit(output, targets)
+        return loss, output.detach(), {"mixture_loss": loss.detach()}
+
+    def _starts(
+        self, module: nn.Module, x: Tensor, targets: Tensor, teacher: Tensor | None
+    ) -> tuple[Tensor, Tensor, Logs]:
+        """Return the loss of the deepest network and some starts, the first's output, and logs."""
+        model = mixture_of(module)
+        most = inner_nodes(model.counts)
+        numbers = torch.randperm(most)[: self.schedule.starts].tolist()
+        outputs = self._run(module, x, model.starts([*numbers, most]), statistics=False)
+        deepest = outputs[-1].detach()
+        fits = torch.stack([self.fit(output, targets) for output in outputs])
+        apart = [self._apart(output, deepest if teacher is None else teacher) for output in outputs]
+        logs: Logs = {"longest_loss": fits[-1].detach()}
+        if numbers:
+            logs["starts_loss"] = fits[:-1].detach().mean()
+        return fits.sum() + sum(apart), deepest, logs
 
     def _drawn(
-        self, module: nn.Module, x: Tensor, targets: Tensor, teacher: Tensor | None
+        self, module: nn.Module, x: Tensor, targets: Tensor, teacher: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the losses of networks that are drawn: summed by share, and the mean fit."""
         model = mixture_of(module)
@@ -154,22 +151,22 @@ class Objective:
             share = shares[turn % len(shares)]
             output = self._run(module, x[share], model.sweep(temperature), statistics=False)
             fits.append(self.fit(output, targets[share]))
-            own = None if teacher is None else teacher[share]
-            losses.append((fits[-1] + self._apart(output, own)) * (len(share) / len(x)))
+            apart = self._apart(output, teacher[share])
+            losses.append((fits[-1] + apart) * (len(share) / len(x)))
         return torch.stack(losses).sum(), torch.stack(fits).mean().detach()
 
     def _shares(self, count: int) -> int:
         """Return how many shares a batch has: of two examples at the least, for batch norms."""
         return max(1, min(round(1 / self.schedule.portion), count // 2))
 
-    def _apart(self, output: Tensor, teacher: Tensor | None) -> Tensor | float:
-        """Return the term of distillation, 0 where there is no teacher."""
-        if teacher is None or not self.schedule.distillation:
+    def _apart(self, output: Tensor, teacher: Tensor) -> Tensor | float:
+        """Return the term of distillation; that of an output from itself is 0, without slope."""
+        if not self.schedule.distillation:
             return 0.0
         return self.schedule.distillation * divergence(output, teacher)
 
     def _run(
-        self, module: nn.Module, x: Tensor, gates: Sequence[Gates], *, statistics: bool
+        self, module: nn.Module, x: Tensor, gates: Sequence[Gates] | Starts, *, statistics: bool
     ) -> Tensor:
         """Run one part; the mixture alone moves the running statistics of batch norms."""
         if statistics:

@@ -27,9 +27,11 @@ def draw_points(found: OperatingPoints) -> Figure:
     made, (axis,) = figure(width=6.4, height=4.0)
     draw_curve(axis, found, "test")
     name, _ = AXES[found.by]
-    axis.set(xscale="log", xlabel=name, ylabel=f"{found.metric}, %")
+    axis.set(xlabel=name, ylabel=f"{found.metric}, %")
     axis.legend(frameon=False)
-    plain_ticks(axis)
+    if found.points[0].cost > 0:
+        axis.set_xscale("log")
+        plain_ticks(axis)
     return made
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from merkhet.cnmm import gates as gating
 from merkhet.cnmm.gates import Gates
-from merkhet.core.building import check_counts
+from merkhet.core.building import check_counts, check_positive
 from merkhet.core.errors import InputError
 
 
@@ -69,7 +69,8 @@ class MixtureStage(nn.Module):
         Raises:
             InputError: It is not between 0 and 1.
         """
-        if not 0 < open < 1:
+        check_positive(open=open)
+        if open >= 1:
             raise InputError(f"open = {open!r}: give a probability between 0 and 1, such as 0.5")
         nn.init.constant_(self.logits, gating.as_logit(open))
 
@@ -83,15 +84,30 @@ class MixtureStage(nn.Module):
         Args:
             x: The stage's input, (batch, channels, height, width).
             gates: By default the probabilities: the mean field.
+
+        Raises:
+            InputError: Gates of another number of nodes, or, where several blocks read the states
+                of one node, a block that writes into them.
         """
         gates = gating.mixed(self.logits) if gates is None else gates
+        if len(gates.values) != self.num_nodes:
+            raise InputError(
+                f"gates of {len(gates.values)} nodes for a stage of {self.num_nodes}: take them "
+                "from this mixture's own path, subset, sample, ..."
+            )
         if gates.hard:
             for i, j in gates.edges():
                 x = self.block(i, j)(x)
             return x
         weights, states = gates.weights().to(x.dtype), {0: x}
         for i, j in gates.edges():
+            written = _writes(states[i])
             term = weights[i, j] * self.block(i, j)(states[i])
+            if _writes(states[i]) != written:
+                raise InputError(
+                    f"block {_key(i, j)} writes into the states it is given, which others read "
+                    "too: build it without inplace=True"
+                )
             states[j] = states[j] + term if j in states else term
         return states[self.num_nodes - 1]
 
@@ -103,6 +119,12 @@ class MixtureStage(nn.Module):
 def _key(i: int, j: int) -> str:
     """Return the name of a block in the state_dict."""
     return f"{i}_{j}"
+
+
+def _writes(states: Tensor) -> int:
+    """Return how often a tensor has been written into, 0 where torch does not count it."""
+    uncounted = torch.compiler.is_compiling() or states.is_inference()
+    return 0 if uncounted else states._version
 
 
 def _check_blocks(blocks: dict[str, nn.Module]) -> None:

@@ -83,13 +83,19 @@ class Source:
         choose("task", self.task, TASKS)
         return self._segmentation() if self.task == "segmentation" else self._classification()
 
+    def has_test(self) -> bool:
+        """Tell whether there is a split "test"; sets with a label for each pixel all have one."""
+        from merkhet.data import splits
+
+        return self.task == "segmentation" or "test" in splits(self.data)
+
     def test(self) -> tuple[Tensor, Tensor]:
         """Return test pictures and their labels, the split "test"."""
-        from merkhet.data import load, load_segmentation, splits
+        from merkhet.data import load, load_segmentation
 
         if self.task == "segmentation":
             return as_tensors(load_segmentation(self.data, "test", size=self.size))
-        if "test" not in splits(self.data):
+        if not self.has_test():
             raise InputError(
                 f"{self.data} has no test split, and points are reported on data that nothing was "
                 "chosen by: give folders train/ and test/"
@@ -123,8 +129,8 @@ class Source:
         found = found.sample(_count(self.limit, len(found), self.data), self.seed)
         if "val" in there:
             return Examples(found, load(self.data, "val", size=self.size), None)
-        kept = len(found) - len(found) // HELD_OUT
-        return Examples(found.subset(range(kept)), found.subset(range(kept, len(found))), None)
+        train, held = _held_out(found, self.seed)
+        return Examples(train, held, None)
 
     def _segmentation(self) -> Examples:
         """Return pictures with a label for each pixel."""
@@ -141,8 +147,22 @@ def as_tensors(data: Pictures | Segmentation) -> tuple[Tensor, Tensor]:
     """Return pictures (n, channels, height, width) in [0, 1], and int64 labels."""
     masks = getattr(data, "masks", None)
     labels = masks.long() if masks is not None else getattr(data, "labels", None)
-    assert labels is not None
+    if labels is None:
+        raise InputError(f"{data!r} has no labels, by which points are chosen and reported")
     return data.floats(), labels
+
+
+def _held_out(found: Pictures, seed: int) -> tuple[Pictures, Pictures]:
+    """Return pictures to learn from, and a tenth to choose by, drawn uniformly.
+
+    Not the last tenth: a sample takes its classes in turns, so that its end may hold the most
+    frequent ones alone.
+    """
+    import torch
+
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+    held = len(found) // HELD_OUT
+    return found.subset(order[held:]), found.subset(order[:held])
 
 
 def _count(limit: int | None, there: int, data: str) -> int:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from merkhet.cnmm.nodes import Nodes
 
 SAMPLE = 512  # pictures that batch-norm statistics are measured on
-BATCH = 128
 
 
 def export(
@@ -54,14 +53,16 @@ def export(
     from merkhet.cnmm.extraction.extract import extract
     from merkhet.cnmm.extraction.formats import FORMATS
     from merkhet.cnmm.nodes import written
+    from merkhet.cnmm.points.scores import batches_of
     from merkhet.cnmm.recalibration import batch_norms
 
     names = [choose("format", name.strip(), FORMATS) for name in formats.split(",")]
     check_run_folder(out)
+    _check_no_run(out)
     opened = open_run(run)
     chosen, subset = _chosen(opened, run, nodes, within, node_set)
     pictures = opened.source.examples().train.floats()
-    sample = pictures[:SAMPLE].split(BATCH) if batch_norms(opened.model) else None
+    sample = batches_of(pictures[:SAMPLE]) if batch_norms(opened.model) else None
     network = extract(opened.model, chosen, sample, subset=subset)
     with _made(out):
         exported = export_network(network, pictures[:8], out, names)
@@ -71,6 +72,17 @@ def export(
     for name, path in exported.files.items():
         sys.stdout.write(f"{path}: {name}, outputs within {exported.differences[name]:.1e}\n")
     sys.stdout.write(f"{out}: `merkhet audit {out}` audits it\n")
+
+
+def _check_no_run(out: Path) -> None:
+    """Refuse the folder of a run, whose weights would be lost, and of another network."""
+    from merkhet.training.folder import RUN
+
+    if (out / RUN).exists():
+        raise InputError(
+            f"--out {out} holds a run or a network that was exported: give another folder, or "
+            "remove that one"
+        )
 
 
 @contextlib.contextmanager
@@ -94,12 +106,14 @@ def _chosen(
 
     if (nodes is None) == (within is None):
         raise InputError("give either --nodes, as `merkhet cnmm points` lists them, or --within")
+    if node_set and nodes is None:
+        raise InputError("--node-set goes with --nodes; --within takes what the run's points are")
     if nodes is not None:
         return parse_nodes(nodes, opened.model.counts), node_set
     path = run / POINTS
     if not path.is_file():
         raise InputError(f"{run} has no {POINTS}: run `merkhet cnmm points {run}` first")
-    found = OperatingPoints.from_json(path.read_text(encoding="utf-8"))
+    found = OperatingPoints.load(path)
     assert within is not None
     return opened.model.nodes(found.within(within).nodes), found.kind == "node_sets"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +34,12 @@ def points(
         str, typer.Option(help="paths: single networks; node-sets: mixtures of some.")
     ] = "paths",
     best: Annotated[int, typer.Option(help="Candidates that are tried for each.", min=1)] = 3,
-    batch: Annotated[int, typer.Option(help="Pictures at a time, of latencies.", min=1)] = 1,
+    gain: Annotated[
+        float, typer.Option(help="Least gain of a point's held-out score over a cheaper one's.")
+    ] = 0.0,
+    batch: Annotated[
+        int | None, typer.Option(help="Pictures at a time, of latencies; 1.", min=1)
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of latencies; torch's.", min=1)] = None,
     table: Annotated[
         Path | None, typer.Option(help="A table of latencies measured before, as JSON.")
@@ -52,19 +58,29 @@ def points(
 
     choose("--by", by, ("latency", "multiply_adds", "parameters"))
     choose("--kind", kind, ("paths", "node-sets"))
+    _check_latency_options(by, {"--batch": batch, "--threads": threads, "--table": table})
     if out is not None and not out.is_dir():
         raise InputError(f"no folder {out}: create it or leave --out away")
     levels = count if budgets is None else numbers(budgets, "--budgets", ",", float)
     opened, folder = open_run(run), out or run
     sets = opened.source.sets()
-    costs = _costs(opened, sets.validation[0][:1], by, (batch, threads), table, folder)
+    how = (batch or 1, threads)
+    costs, note = _costs(opened, sets.validation[0][:1], by, how, table, folder)
     found = operating_points(
-        opened.model, costs, levels, sets, kind=kind.replace("-", "_"), best=best
+        opened.model, costs, levels, sets, kind=kind.replace("-", "_"), best=best, gain=gain
     )
+    found = dataclasses.replace(found, notes=(*found.notes, *note))
     sys.stdout.write(f"{found}\n")
     write_text(folder / POINTS, found.to_json() + "\n")
     _draw(found, folder / "points.png")
     sys.stdout.write(f"{folder / POINTS}: `merkhet cnmm export {run} --nodes NODES` writes one\n")
+
+
+def _check_latency_options(by: str, given: dict[str, object]) -> None:
+    """Refuse options of latencies where costs are none."""
+    for name, value in given.items():
+        if value is not None and by != "latency":
+            raise InputError(f"{name} goes with --by latency, not with --by {by}")
 
 
 def _costs(
@@ -74,25 +90,24 @@ def _costs(
     how: tuple[int, int | None],
     table: Path | None,
     folder: Path,
-) -> CostTable:
-    """Return the costs that are asked for; latencies that are measured are kept."""
+) -> tuple[CostTable, tuple[str, ...]]:
+    """Return the costs and what they were measured on; latencies that are measured are kept."""
     from merkhet.cnmm.costs import count_costs
     from merkhet.cnmm.latency.measure import measure_latency
     from merkhet.cnmm.latency.table import LatencyTable
 
     batch, threads = how
     if by != "latency":
-        if table is not None:
-            raise InputError(f"--table goes with --by latency, not with --by {by}")
-        return count_costs(opened.model, example, by)
+        return count_costs(opened.model, example, by), ()
     if table is not None:
         found = LatencyTable.load(table)
         found.check(opened.model, example, batch=batch, threads=threads)
-        return found.costs
-    found = measure_latency(opened.model, example, batch=batch, threads=threads)
-    found.save(folder / LATENCIES)
-    sys.stdout.write(f"{folder / LATENCIES}: measured, batch {batch}\n")
-    return found.costs
+    else:
+        found = measure_latency(opened.model, example, batch=batch, threads=threads)
+        found.save(folder / LATENCIES)
+    about = found.provenance.situation
+    sys.stdout.write(f"{table or folder / LATENCIES}: latencies, {about}\n")
+    return found.costs, (f"latencies: {about}",)
 
 
 def _draw(found: object, path: Path) -> None:

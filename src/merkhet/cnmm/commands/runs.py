@@ -32,14 +32,21 @@ def open_run(folder: Path) -> Opened:
     """Return a finished run of a mixture.
 
     Raises:
-        InputError: There is none in the folder.
+        InputError: There is none in the folder, or it is not finished.
     """
     from merkhet.models import Spec, load_weights
     from merkhet.training import final_weights, read_run
+    from merkhet.training.folder import FINISHED, RUN
 
-    spec = read_run(folder)["about"].get("spec") if (folder / "run.json").is_file() else None
+    run = read_run(folder) if (folder / RUN).is_file() else {}
+    spec = run.get("about", {}).get("spec")
     if not spec or "task" not in spec or "model" not in spec:
         raise InputError(f"{folder} is not a run of `merkhet cnmm train`: give its --out folder")
+    if run["status"] != FINISHED:
+        raise InputError(
+            f"the run in {folder} is not finished: give the same `merkhet cnmm train` command "
+            "again, which goes on with it"
+        )
     weights = final_weights(folder)
     if not weights.is_file():
         raise InputError(f"{folder} has no {weights.name}: the run is not whole")

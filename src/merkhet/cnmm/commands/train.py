@@ -25,14 +25,17 @@ def train(
     size: Size = None,
     network: Annotated[
         str,
-        typer.Option(help='Arguments of the builder, as JSON: {"channels": [16, 32]}.'),
+        typer.Option(
+            help='Arguments of the builder, as JSON: {"channels": [16, 32]}; with "nodes", a '
+            "classifier has one stage of several resolutions."
+        ),
     ] = "{}",
     epochs: Annotated[int, typer.Option(help="Passes over the pictures.", min=1)] = 10,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-3,
     weight_decay: Annotated[float, typer.Option(help="Decay of the weights.")] = 0.01,
     batch: Annotated[int, typer.Option(help="Pictures of a step.", min=2)] = 64,
     schedule: Annotated[
-        str, typer.Option(help='What a step trains, as JSON: {"mixture_every": 4, "cost": 0.05}.')
+        str, typer.Option(help='What a step trains, as JSON: {"mixture_every": 16, "cost": 0.05}.')
     ] = "{}",
     out: Annotated[
         Path, typer.Option(help="Folder of the run: checkpoints, final weights, record.")
@@ -51,7 +54,7 @@ def train(
     from merkhet.report.commands import print_line
 
     given = json_object(network, "--network", '{"channels": [16, 32]}')
-    turns = json_object(schedule, "--schedule", '{"mixture_every": 4}')
+    turns = json_object(schedule, "--schedule", '{"mixture_every": 16}')
     check_run_folder(out)
     _check_names(turns, Schedule)
     recipe = Recipe(epochs, rate, weight_decay, batch, seed)
@@ -65,6 +68,8 @@ def train(
         "schedule": turns,
     }
     model: Any = spec.build()
+    if not source.has_test():
+        print_line(f"{data}: no test split, which `merkhet cnmm points` reports on: give it one")
     result = train_mixture(
         model,
         examples.train,
@@ -88,8 +93,15 @@ def _spec(task: str, given: dict[str, Any], examples: Examples, seed: int) -> Sp
     """Return how the mixture is built."""
     from merkhet.models import Spec
 
-    name = "cnmm_segmenter" if task == "segmentation" else "cnmm_classifier"
+    classifier = "cnmm_multiscale" if "nodes" in given else "cnmm_classifier"
+    name = "cnmm_segmenter" if task == "segmentation" else classifier
     known = {"in_channels": examples.channels, "classes": len(examples.classes), "seed": seed}
+    for argument in ("in_channels", "classes"):
+        if given.get(argument, known[argument]) != known[argument]:
+            raise InputError(
+                f"--network: {argument} is {given[argument]!r}, and the data has "
+                f"{known[argument]}: leave it out"
+            )
     return Spec(name, {**known, **given})
 
 
@@ -110,5 +122,6 @@ def _check_names(turns: dict[str, Any], schedule: Any) -> None:
     fields = [field.name for field in dataclasses.fields(schedule)]
     for name, value in turns.items():
         choose("field of --schedule", name, fields)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
             raise InputError(f"--schedule: {name} is {value!r}: give a number")

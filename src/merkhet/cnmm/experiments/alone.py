@@ -86,7 +86,7 @@ def step_seconds(
     optimisation = Optimisation(recipe.rate, recipe.weight_decay)
     objective = Objective(10**6, F.cross_entropy, count_costs(model, batch[0][:1]), schedule)
     longest = chain(model, full_nodes(model.counts)).train()
-    cycle = schedule.cycle
+    cycle = schedule.mixture_every
     both: dict[str, Callable[[int], Tensor]] = {}
 
     def of_mixture(step: int) -> Tensor:

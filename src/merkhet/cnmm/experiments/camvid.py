@@ -50,7 +50,7 @@ class Plan:
     compared: int
 
 
-TURNS = Schedule(mixture_every=8, longest_every=4)
+TURNS = Schedule(mixture_every=8)
 PLANS = {
     "small": Plan(
         *((96, 128), (8, 16, 32), (1, 2, 2, 2, 1)),

@@ -23,16 +23,14 @@ class Compared:
 
     Attributes:
         points: Of each mixture.
-        chosen: Those of them whose networks were trained alone.
         alone: Test accuracies, by "alone NODES SEED" and "width FACTOR SEED".
-        drawn: For each chosen point the accuracies of random paths of its cost.
+        drawn: For each point the accuracies of random paths of its cost.
         widths: Of the narrower networks.
         timed: Measured seconds, by "point NODES" of the first mixture and "width FACTOR".
         steps: Seconds of a training step by name, and "ratio".
     """
 
     points: Sequence[OperatingPoints]
-    chosen: Sequence[Sequence[OperatingPoint]]
     alone: Mapping[str, float]
     drawn: Sequence[Sequence[Sequence[float]]]
     widths: Sequence[float]
@@ -57,7 +55,7 @@ def tell(trial: Trial, found: Compared) -> None:
             low, high = one.interval or (one.test, one.test)
             trial.figure(f"{name}: test accuracy", 100 * one.test, "%", (100 * low, 100 * high))
             trial.figure(f"{name}: latency, predicted", 1e3 * one.cost, "ms")
-        for one, drawn in zip(found.chosen[seed], found.drawn[seed], strict=True):
+        for one, drawn in zip(points.points, found.drawn[seed], strict=True):
             name = f"{written(one.nodes)}{mark}"
             trial.figure(f"alone {name}", 100 * found.by_itself(one, seed), "%")
             if drawn:
@@ -81,8 +79,8 @@ def judge(trial: Trial, found: Compared) -> None:
     trial.goal("test accuracy rises with cost", "at every point", str(rising), rising)
     gaps = [
         100 * (found.by_itself(one, seed) - one.test)
-        for seed, points in enumerate(found.chosen)
-        for one in points
+        for seed, points in enumerate(found.points)
+        for one in points.points
     ]
     lost = "points of accuracy lost against the same network trained alone, at most"
     trial.goal(lost, f"{GAP:g}", max(gaps), max(gaps) <= GAP)
@@ -105,11 +103,11 @@ def draw(found: Compared, axis_name: str) -> Any:
     from merkhet.cnmm.pictures import plain_ticks
     from merkhet.report.figures import COLOURS, figure
 
-    points, chosen = found.points[0].points, found.chosen[0]
+    points = found.points[0].points
     rows = {
         "one mixture, one training": ([(found.seconds(one), one.test) for one in points], "o-"),
         "the same networks, trained alone": (
-            [(found.seconds(one), found.by_itself(one)) for one in chosen],
+            [(found.seconds(one), found.by_itself(one)) for one in points],
             "s",
         ),
         "narrower networks, trained alone": (_narrower(found), "^--"),

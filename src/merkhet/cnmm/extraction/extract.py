@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -10,15 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm.extraction.folding import folded
+from merkhet.cnmm.extraction.sequences import hooked, is_nothing, is_sequence, steps
 from merkhet.cnmm.extraction.submixture import SubMixture, weighted
 from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM, mixture_of
 from merkhet.cnmm.nodes import Nodes, parse_nodes, path_edges, set_edges
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
+from merkhet.cnmm.sides import Sides
 from merkhet.cnmm.stage import MixtureStage
 from merkhet.core.errors import InputError, choose
 
 
+@torch.inference_mode(False)  # what is made there could not be trained further
 def extract(
     model: nn.Module,
     nodes: Iterable[Iterable[int]],
@@ -29,10 +33,12 @@ def extract(
     """Return one network of a mixture, or the mixture of all networks among some nodes.
 
     A plain network in evaluation mode: batch norms recalibrated on its own states and folded into
-    the convolutions, gates gone, only what it runs, in one sequence: "stem_0", "stage0_0_2_0" (the
-    first part of the block of edge 0 -> 2), ..., "head_0". It shares no tensor with the mixture,
+    the convolutions before them (in blocks of one's own where that certainly changes nothing, see
+    `folded`), gates gone, only what it runs, in one sequence: "stem_0", "stage0_0_2_0" (the first
+    part of the block of edge 0 -> 2), ..., "head_0". It shares no tensor with the mixture,
     has its device and dtype, and can be trained further. Its output is that of the recalibrated
-    mixture with the gates of these nodes, up to rounding.
+    mixture with the gates of these nodes, up to rounding; where that takes only some heights and
+    widths, a first part "sides" refuses others with the same words.
 
         network = extract(model, ((0, 2, 4), (0, 4)), batches)
 
@@ -46,14 +52,16 @@ def extract(
 
     Raises:
         InputError: No mixture, nodes that do not fit it, no pictures for its batch norms,
-            batches that are no pictures, or weights or statistics that are not finite.
+            batches that are no pictures, weights or statistics that are not finite, hooks on the
+            mixture or its stages, or a part that cannot be copied.
     """
     mixture = mixture_of(model)
+    _check_hooks(mixture)
     chosen = mixture.nodes(nodes)
     gates = mixture.subset(chosen) if subset else mixture.path(chosen)
     if batch_norms(mixture):
         mixture = recalibrated(mixture, gates, _pictures(batches, mixture))
-    network = flat(assemble(mixture, chosen, subset=subset))
+    network = _plain(mixture, chosen, subset=subset)
     _check_finite(network, *batch_norms(mixture))
     return network
 
@@ -74,7 +82,7 @@ def assemble(model: CNMM, nodes: Nodes, *, subset: bool = False) -> nn.Sequentia
     parts["head"] = folded(model.head)
     network = nn.Sequential()
     for name, part in parts.items():
-        if type(part) is not nn.Identity:
+        if not is_nothing(part):
             network.add_module(name, part)
     return network.eval()
 
@@ -107,7 +115,15 @@ def extracted_network(
         takes = ", ".join(inspect.signature(build).parameters)
         raise InputError(f"{builder}: {error}; it takes {takes}") from error
     mixture = mixture_of(build(**arguments))
-    return flat(assemble(mixture, parse_nodes(nodes, mixture.counts), subset=subset))
+    return _plain(mixture, parse_nodes(nodes, mixture.counts), subset=subset)
+
+
+def _plain(model: CNMM, nodes: Nodes, *, subset: bool) -> nn.Sequential:
+    """Return the network of some nodes in one sequence, that refuses sides as the mixture does."""
+    parts = dict(assemble(model, nodes, subset=subset).named_children())
+    if model.multiple > 1:
+        parts = {"sides": Sides(model.multiple), **parts}
+    return flat(nn.Sequential(OrderedDict(parts)).eval())
 
 
 def flat(network: nn.Sequential) -> nn.Sequential:
@@ -118,18 +134,9 @@ def flat(network: nn.Sequential) -> nn.Sequential:
     """
     made = nn.Sequential()
     for name, part in network.named_children():
-        for inner, module in _leaves(name, part):
-            made.add_module(inner, module)
+        for number, step in enumerate(steps(part)):
+            made.add_module(f"{name}_{number}" if is_sequence(part) else name, step)
     return made.train(network.training)
-
-
-def _leaves(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules of a sequence, and of those in it, under names of their own."""
-    if type(part) is not nn.Sequential:
-        yield name, part
-        return
-    for inner, module in part.named_children():
-        yield from _leaves(f"{name}_{inner}", module)
 
 
 def _named(name: str, stage: MixtureStage, gates: Gates) -> dict[str, nn.Module]:
@@ -146,9 +153,19 @@ def _named(name: str, stage: MixtureStage, gates: Gates) -> dict[str, nn.Module]
     return {name: SubMixture(scaled, gates.nodes)}
 
 
+def _check_hooks(model: CNMM) -> None:
+    """Refuse hooks on what an extracted network does not have: the mixture and its stages."""
+    for name, part in [("the mixture", model), *model.stages.named_children()]:
+        if hooked(part):
+            raise InputError(
+                f"a hook on {name if part is model else f'stage {name}'}, which an extracted "
+                "network does not have: take it off, handle.remove(), and hang it on the network"
+            )
+
+
 def _pictures(batches: Iterable[Tensor] | None, model: CNMM) -> Iterator[Tensor]:
     """Yield batches of pictures, checked, in the model's dtype."""
-    if batches is None:
+    if not isinstance(batches, Iterable):
         raise InputError(
             "this mixture has batch norms, whose statistics each of its networks needs anew: "
             "give batches of pictures, as in extract(model, nodes, [pictures[:256]])"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from merkhet.cnmm.extraction.sequences import hooked, steps
 from merkhet.cnmm.nodes import set_edges
 
 Edge = tuple[int, int]
@@ -64,12 +65,13 @@ class SubMixture(nn.Module):
     def __init__(self, blocks: Mapping[Edge, nn.Module], nodes: Sequence[int]) -> None:
         super().__init__()
         self.nodes = tuple(nodes)
+        self.edges = sorted(set_edges(self.nodes), key=lambda edge: (edge[1], edge[0]))
         self.blocks = nn.ModuleDict({_key(edge): part for edge, part in blocks.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the states of the last node."""
         states = {self.nodes[0]: x}
-        for i, j in sorted(set_edges(self.nodes), key=lambda edge: (edge[1], edge[0])):
+        for i, j in self.edges:
             term = self.blocks[_key((i, j))](states[i])
             states[j] = states[j] + term if j in states else term
         return states[self.nodes[-1]]
@@ -100,20 +102,19 @@ def weighted(block: nn.Module, weight: Tensor) -> nn.Module:
 
 def _last_affine(block: nn.Module) -> nn.Module | None:
     """Return the step that a factor of the block's result can be moved into, if there is one."""
-    steps = list(_steps(block))
-    while steps and type(steps[-1]) in HOMOGENEOUS:
-        steps.pop()
-    last = steps[-1] if steps else None
-    alone = sum(step is last for step in steps) == 1  # not where it also comes earlier
-    plain = type(last) in AFFINE and getattr(last, "weight", None) is not None
-    return last if alone and plain else None
+    left = steps(block)
+    while left and type(left[-1]) in HOMOGENEOUS and not hooked(left[-1]):
+        left.pop()
+    last = left[-1] if left else nn.Identity()
+    scaled = type(last) in AFFINE and last.weight is not None
+    return last if scaled and not hooked(last) and _is_alone(last, block) else None
 
 
-def _steps(block: nn.Module) -> list[nn.Module]:
-    """Return the steps of a sequence, those of sequences inside it among them."""
-    if type(block) is not nn.Sequential:
-        return [block]
-    return [step for part in block for step in _steps(part)]
+def _is_alone(step: nn.Module, block: nn.Module) -> bool:
+    """Tell whether a step and its parameters are used once in a block."""
+    own = {id(parameter) for parameter in step.parameters(recurse=False)}
+    uses = [id(one) in own for _, one in block.named_parameters(remove_duplicate=False)]
+    return sum(uses) == len(own)
 
 
 def _key(edge: Edge) -> str:

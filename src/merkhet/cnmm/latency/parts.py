@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from merkhet.cnmm.costs import run_parts
 from merkhet.cnmm.extraction.folding import folded
 from merkhet.cnmm.network import CNMM
 from merkhet.cnmm.nodes import Nodes
+from merkhet.cnmm.part_inputs import Edge, run_parts
 
-Edge = tuple[int, int]
 LEAST = 6
 PLAIN = (bool, int, float, str, torch.dtype, type(None))
 

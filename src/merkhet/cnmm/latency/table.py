@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from merkhet.cnmm.costs import CostTable
-from merkhet.cnmm.latency.device import batch_of, cores, processor, using_threads
+from merkhet.cnmm.latency.device import batch_of, check_dtype, cores, processor, using_threads
 from merkhet.cnmm.latency.parts import find_parts
 from merkhet.cnmm.network import mixture_of
 from merkhet.core.errors import InputError
@@ -45,6 +45,10 @@ class Situation:
     dtype: str
     pictures: tuple[int, int, int]
     torch: str
+
+    def __str__(self) -> str:
+        threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"batch {self.batch}, {threads}, {self.dtype}, {self.device}: {self.processor}"
 
     def differences(self, other: Situation) -> list[str]:
         """Say what differs; a version of torch and a number of idle cores may."""
@@ -87,6 +91,21 @@ class LatencyTable:
 
     costs: CostTable
     provenance: Provenance
+
+    def costs_of(self, model: nn.Module, example: Tensor) -> CostTable:
+        """Return the latencies, if they are those of this mixture on this device.
+
+        Args:
+            model: The mixture.
+            example: Pictures, (batch, channels, height, width), of the size that matters.
+
+        Raises:
+            InputError: The table is about something else.
+        """
+        own = self.provenance.situation
+        dtype = getattr(torch, own.dtype)
+        self.check(model, example, batch=own.batch, threads=own.threads, dtype=dtype)
+        return self.costs
 
     def check(
         self,
@@ -142,9 +161,9 @@ class LatencyTable:
         try:
             found = json.loads(text)
             edges = tuple(_edges(stage) for stage in found["edges_seconds"])
-            costs = CostTable("latency", float(found["fixed_seconds"]), edges)
+            costs = CostTable("latency", found["fixed_seconds"], edges)
             return cls(costs, _provenance(found["provenance"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 "this is no table of latencies as LatencyTable.save writes it "
                 f"({type(error).__name__}: {error}); measure one, measure_latency(model, example)"
@@ -162,7 +181,10 @@ class LatencyTable:
             FileNotFoundError: There is no such file.
             InputError: It holds no table.
         """
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # not text, or not a table
+            raise InputError(f"{path}: {error}") from error
 
 
 def situation(
@@ -176,8 +198,9 @@ def situation(
     """Return what latencies would depend on here, with the arguments of `measure_latency`.
 
     Raises:
-        InputError: No mixture, no pictures, or numbers below 1.
+        InputError: No mixture, no pictures, numbers below 1, or a dtype that is not floating.
     """
+    check_dtype(dtype)
     mixture = mixture_of(model)
     x = batch_of(example, batch)
     device = next(mixture.parameters()).device
@@ -190,7 +213,7 @@ def situation(
             processor=processor(device),
             cores=cores(),
             threads=used,
-            batch=batch,
+            batch=len(x),
             dtype=str(dtype).removeprefix("torch."),
             pictures=(channels, height, width),
             torch=torch.__version__,
@@ -202,13 +225,14 @@ def _edges(stage: Mapping[str, float]) -> dict[tuple[int, int], float]:
     found = {}
     for key, seconds in stage.items():
         i, j = (int(node) for node in key.split("-"))
-        found[i, j] = float(seconds)
+        found[i, j] = seconds
     return found
 
 
 def _provenance(found: Mapping[str, Any]) -> Provenance:
     """Return a provenance from its JSON form."""
     own = dict(found["situation"])
+    check_dtype(getattr(torch, own["dtype"]))
     return Provenance(
         **{**found, "situation": Situation(**{**own, "pictures": tuple(own["pictures"])})}
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 from numbers import Real
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -65,15 +65,16 @@ class Minimum:
         Raises:
             InputError: It is something else; names the minimum, its nodes and the unit.
         """
-        if isinstance(budget, bool) or not isinstance(budget, Real) or math.isnan(budget):
+        most = _number(budget)
+        if math.isnan(most):
             raise InputError(f"budget {budget!r}: give a number of {self.unit}")
-        if not fits(self.cost, float(budget)):
+        if not fits(self.cost, most):
             least = f"{shown(self.cost)} {self.unit}"
             raise InputError(
-                f"no {self.what} costs {float(budget):.10g} {self.unit} or less: the cheapest, "
+                f"no {self.what} costs {most:.10g} {self.unit} or less: the cheapest, "
                 f"{written(self.nodes)}, costs {least}; give a budget of {least} or more"
             )
-        return float(budget)
+        return most
 
 
 def fits(cost: float, budget: float) -> bool:
@@ -85,24 +86,27 @@ def spread(buckets: int | Sequence[float], least: Minimum, most: float) -> list[
     """Return the upper ends of buckets of cost, rising.
 
     Args:
-        buckets: The ends themselves, in any order; or how many, even in log cost from the least
-            to the most, both among them (even in cost, where the least is 0).
+        buckets: The ends themselves, in any order, in a list or an array; or how many, even in
+            log cost from the least to the most, both among them (even in cost, where the least
+            is 0).
         least: The least that a network costs.
         most: The most that one costs.
 
     Raises:
         InputError: No number, not a whole number from 1 on, no end at all, or one below the least.
     """
-    if isinstance(buckets, Sequence):
-        ends = {least.check(budget) for budget in buckets}
+    given: object = buckets.tolist() if hasattr(buckets, "tolist") else buckets
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        ends = {least.check(budget) for budget in given}
         if not ends:
             raise InputError(f"no budgets: give numbers of {least.unit}, or how many are wanted")
         return sorted(ends)
     check_counts(budgets=buckets)
-    if buckets == 1 or fits(most, least.cost):
+    count = cast("int", buckets)
+    if count == 1 or fits(most, least.cost):
         return [most]
     between = np.geomspace if least.cost > 0 else np.linspace
-    inner = between(least.cost, most, buckets)[1:-1]
+    inner = between(least.cost, most, count)[1:-1]
     return [least.cost, *map(float, inner), most]
 
 
@@ -124,6 +128,16 @@ def best_of_each(found: Iterable[C], ends: Sequence[float], best: int) -> list[l
     for one in found:
         buckets[bucket_of(one.cost, ends)].append(one)
     return [sorted(bucket, key=lambda one: one.rank)[:best] for bucket in buckets[:-1]]
+
+
+def _number(given: object) -> float:
+    """Return a real number as a float, infinite where it is too large; what is none as NaN."""
+    if isinstance(given, bool) or not isinstance(given, Real):
+        return math.nan
+    try:
+        return float(given)
+    except OverflowError:
+        return math.inf if cast("float", given) > 0 else -math.inf
 
 
 def shown(cost: float) -> str:

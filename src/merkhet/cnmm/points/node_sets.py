@@ -47,7 +47,7 @@ class NodeSet:
     @property
     def log_probability(self) -> float:
         """Log of the probability that a network drawn from the whole mixture is among these."""
-        return -self.kl
+        return 0.0 - self.kl  # not -0.0
 
     @property
     def rank(self) -> tuple[float, float, Nodes]:
@@ -70,12 +70,14 @@ def nested_node_sets(model: CNMM, table: CostTable, loss: Loss | None = None) ->
             default nodes are dropped by their probability, and nothing is run.
 
     Raises:
-        InputError: The table is of another mixture, or a loss is not finite.
+        InputError: The table is of another mixture, or a loss is no finite number.
 
     Shapes:
         The gates of each stage: values (T + 1,).
     """
     logits = gates_of(model, table)
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss = {loss!r}: give a function from gates to a number")
     harm = _by_probability(logits) if loss is None else _by_loss(mixture_of(model), loss)
     nodes = full_nodes(table.counts)
     now = _measured(harm, nodes)
@@ -141,7 +143,11 @@ def _by_loss(model: CNMM, loss: Loss) -> Callable[[Nodes], float]:
 
     def measured(nodes: Nodes) -> float:
         with torch.no_grad():
-            return float(loss(model.subset(nodes)))
+            found: object = loss(model.subset(nodes))
+        try:
+            return float(found)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"a loss is {found!r}: return one finite number") from error
 
     return measured
 

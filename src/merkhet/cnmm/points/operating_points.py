@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from merkhet.cnmm.costs import CostTable, count_costs
 from merkhet.cnmm.network import CNMM, mixture_of
-from merkhet.cnmm.nodes import full_nodes, shortest_nodes
 from merkhet.cnmm.points.budgets import Choice, best_of_each, bucket_of, spread
 from merkhet.cnmm.points.node_sets import least_set, nested_node_sets
 from merkhet.cnmm.points.result import KINDS, OperatingPoint, OperatingPoints
 from merkhet.cnmm.points.scores import Score, Sets, batches_of, score
 from merkhet.cnmm.points.search import Candidate, best_paths, gates_of, least_path
 from merkhet.cnmm.recalibration import batch_norms, recalibrated
+from merkhet.cnmm.starts import inner_nodes, start_nodes
 from merkhet.core.building import as_generator, check_counts
 from merkhet.core.errors import InputError, choose
 from merkhet.core.progress import progress_bar
+
+if TYPE_CHECKING:
+    from merkhet.cnmm.latency.table import LatencyTable
 
 RECALIBRATION = 512  # pictures
 MOST = 500  # candidates
@@ -30,32 +35,36 @@ Measure = Callable[[Choice, tuple[Tensor, Tensor]], Score]
 
 def operating_points(
     model: CNMM,
-    table: CostTable,
+    table: CostTable | LatencyTable,
     budgets: int | Sequence[float],
     sets: Sets,
     *,
     kind: str = "paths",
     best: int = 3,
+    gain: float = 0.0,
     seed: int = 0,
     progress: bool = True,
 ) -> OperatingPoints:
     """Return the best networks of a mixture that are found at each cost.
 
     The candidates of a budget cost at most that, and more than the budget before: the likeliest
-    few of them and, likely or not, the networks of fewest and of most blocks, which training may
-    favour. Each has batch-norm statistics of its own, from training pictures, and is scored on the
-    validation data; the best one is kept, if no cheaper one is as good. Those that are left are
-    scored on the test data, once.
+    few of them and, likely or not, the starts of the deepest network (`cnmm.starts`), which
+    training favours. Each has batch-norm statistics of its own, from training pictures, and is
+    scored on the validation data; the best one is kept, if it gains on every cheaper one. Those
+    that are left are scored on the test data, once.
 
     Args:
         model: The mixture; left as it is.
-        table: What its edges cost, counted or measured.
+        table: What its edges cost, counted or measured. A measured one is checked against the
+            mixture and this device; its `costs` alone are taken as they are.
         budgets: Costs, in the unit of the table; or how many, even in log cost, from the cheapest
             candidate to the dearest.
         sets: The data.
         kind: "paths", single networks; or "node_sets", mixtures of all networks among some nodes,
             of one nested order.
         best: How many of the likeliest candidates are scored for each budget.
+        gain: By how much a point's score on validation data must be above that of the next
+            cheaper point, for example 0.005 for half a percent; 0 takes any gain, chance too.
         seed: Which training pictures serve, where there are more than 512.
         progress: Whether a terminal shows a bar.
 
@@ -71,14 +80,18 @@ def operating_points(
         Pictures (n, channels, height, width); labels (n,) or (n, height, width).
     """
     check_counts(best=best)
+    if not 0 <= gain < math.inf:
+        raise InputError(f"gain = {gain!r}: give a score from 0 on, such as 0.005")
     mixture = mixture_of(model)
     sets.check(mixture)
+    if not isinstance(table, CostTable):
+        table = table.costs_of(mixture, sets.test[0])
     levels = _levels(mixture, table, budgets, choose("kind", kind, KINDS), best)
     measure = _measure(mixture, sets, kind, seed)
     total = sum(map(len, levels))
     with progress_bar("operating points", total, unit=f"{KINDS[kind]}s", shown=progress) as tell:
         winners = _winners(levels, measure, sets, tell)
-    front = _front(winners)
+    front = _front(winners, gain)
     count = _parameters(mixture, sets, kind)
     points = tuple(_point(one, measure(one.choice, sets.test), count(one.choice)) for one in front)
     notes = (*_notes(levels, winners, front), _data_note(mixture, sets))
@@ -102,17 +115,18 @@ def _levels(
     if kind == "paths":
         ends = _few(spread(budgets, least_path(table), table.range()[1]), best)
         likely = best_of_each(best_paths(model, table, ends, best), ends, best)
-        return _with_extremes(likely, ends, model, table)
+        return _with_starts(likely, ends, model, table)
     sets = nested_node_sets(model, table)
     ends = _few(spread(budgets, least_set(table), sets[0].cost), best)
     return best_of_each(sets, ends, best)
 
 
-def _with_extremes(
+def _with_starts(
     levels: list[list[Candidate]], ends: Sequence[float], model: CNMM, table: CostTable
 ) -> list[list[Candidate]]:
-    """Return candidates and the networks of fewest and of most blocks, likely or not."""
-    for nodes in (shortest_nodes(table.counts), full_nodes(table.counts)):
+    """Return candidates and the starts of the deepest network, likely or not."""
+    for number in range(inner_nodes(table.counts) + 1):
+        nodes = start_nodes(table.counts, number)
         one = Candidate(nodes, float(model.log_probability(nodes).detach()), table.of_path(nodes))
         place = bucket_of(one.cost, ends)
         if place < len(ends) and nodes not in [other.nodes for other in levels[place]]:
@@ -170,11 +184,12 @@ def _winners(
     return winners
 
 
-def _front(winners: Sequence[_Scored]) -> list[_Scored]:
-    """Return the winners that are better than every cheaper one, by cost."""
+def _front(winners: Sequence[_Scored], gain: float) -> list[_Scored]:
+    """Return the winners that are better than every cheaper one of them, by cost."""
     front: list[_Scored] = []
     for one in winners:
-        if not front or one.validation > front[-1].validation:
+        above = one.validation - front[-1].validation if front else math.inf
+        if above > 0 and above >= gain:
             front.append(one)
     return front
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from merkhet.cnmm.costs import CostTable, Edge
+from merkhet.cnmm.costs import CostTable
 from merkhet.cnmm.gates import log_probability
 from merkhet.cnmm.nodes import Nodes
+from merkhet.cnmm.part_inputs import Edge
 from merkhet.cnmm.points.budgets import fits
 
 CELLS = 2048  # of cost, between the cheapest path and the dearest

@@ -6,8 +6,10 @@ How they are chosen and measured: `points.operating_points`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from merkhet.cnmm.costs import UNITS
@@ -17,6 +19,7 @@ from merkhet.core.errors import InputError, choose
 
 KINDS = {"paths": "network", "node_sets": "node set"}
 METRICS = ("accuracy", "mean IoU")
+EACH = {"multiply_adds": " for one picture", "latency": " for one batch", "parameters": ""}
 HEADS = ("nodes", "cost", "parameters", "log p", "validation", "test", "95 %")
 
 
@@ -90,8 +93,7 @@ class OperatingPoints:
             for row in table
         ]
         kind = self.kind.replace("_", " ")
-        each = "" if self.by == "parameters" else " for one picture"
-        legend = f"{kind}; cost: {self.unit}{each}; scores: {self.metric}"
+        legend = f"{kind}; cost: {self.unit}{EACH[self.by]}; scores: {self.metric}"
         return "\n".join([*lines, legend, *self.notes])
 
     def to_json(self) -> str:
@@ -110,14 +112,26 @@ class OperatingPoints:
             found = json.loads(text)
             counts = tuple(map(int, found["counts"]))
             points = tuple(_point(row, counts) for row in found["points"])
-            made = cls(
-                points, found["kind"], found["by"], found["metric"], counts, tuple(found["notes"])
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            names = (found["kind"], found["by"], found["metric"])
+            made = cls(points, *names, counts, _texts(found["notes"]))
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"this is not the JSON of operating points ({error}): give what to_json wrote"
             ) from error
         return _checked(made)
+
+    @classmethod
+    def load(cls, path: Path | str) -> OperatingPoints:
+        """Return the points in a file that holds what `to_json` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            InputError: It holds something else.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # not text, or not points
+            raise InputError(f"{path}: {error}") from error
 
     def _row(self, point: OperatingPoint) -> dict[str, Any]:
         """Return a point as JSON takes it."""
@@ -152,13 +166,20 @@ def _point(row: dict[str, Any], counts: Sequence[int]) -> OperatingPoint:
     )
 
 
+def _texts(found: object) -> tuple[str, ...]:
+    """Return the notes of JSON, checked."""
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise TypeError("notes are a list of texts")
+    return tuple(found)
+
+
 def _checked(points: OperatingPoints) -> OperatingPoints:
-    """Return points read from a file, if there are some, by cost, of known kinds."""
+    """Return points read from a file, if there are some, by finite cost, of known kinds."""
     choose("kind of operating points", points.kind, KINDS)
     choose("cost", points.by, UNITS)
     choose("metric", points.metric, METRICS)
     costs = [one.cost for one in points.points]
-    if not costs or costs != sorted(costs):
+    if not costs or costs != sorted(costs) or not all(map(math.isfinite, costs)):
         raise InputError(
             "operating points are one or more, by rising cost: give what to_json wrote"
         )

@@ -10,6 +10,15 @@ from torch import Tensor
 
 from merkhet.cnmm.gates import Gates
 from merkhet.cnmm.network import CNMM
+from merkhet.cnmm.points.data_checks import (
+    TASKS,
+    check_labels,
+    check_part,
+    check_pictures,
+    is_whole,
+    one_output,
+    which_count,
+)
 from merkhet.core.errors import InputError
 from merkhet.core.intervals import wilson
 from merkhet.core.iou import mean_iou
@@ -18,7 +27,6 @@ from merkhet.core.modes import evaluating
 BATCH = 128  # pictures in one forward pass, less than twice as many,
 PIXELS = 2**19  # and pixels of them
 RESAMPLES = 1000
-TASKS = {1: "classification", 3: "segmentation"}  # by the dimensions of the labels
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Sets:
         ignore: The label that counts for nothing; None where every label counts.
 
     Raises:
-        InputError: A part is empty, has other shapes or no label that counts.
+        InputError: A part is empty, is no tensors of these shapes and kinds, or has no label that
+            counts; or the label that counts for nothing is no whole number.
     """
 
     train: Tensor | None
@@ -44,9 +53,12 @@ class Sets:
     ignore: int | None = None
 
     def __post_init__(self) -> None:
+        if not (self.ignore is None or is_whole(self.ignore)):
+            raise InputError(f"ignore = {self.ignore!r}: give the label that counts for nothing")
         for name in ("validation", "test"):
-            x, labels = getattr(self, name)
-            _check_part(name, x, labels, self.ignore)
+            check_part(name, getattr(self, name), self.ignore)
+        if self.train is not None:
+            check_pictures("train", self.train)
         if self.validation[1].dim() != self.test[1].dim():
             raise InputError("labels of pictures and labels of pixels: give one kind in both parts")
 
@@ -62,12 +74,13 @@ class Sets:
             model: The mixture; run on one picture.
 
         Raises:
-            InputError: Classes beyond the head, or scores of other shape than the labels.
+            InputError: Pictures that it does not run on, classes beyond the head, or scores of
+                other shape than the labels.
         """
+        if self.train is not None and len(self.train):
+            one_output("train", self.train, model)
         for name, (x, labels) in (("validation", self.validation), ("test", self.test)):
-            with evaluating(model):
-                output = model(x[:1].to(next(model.parameters())))
-            _check_labels(name, labels, output, self.ignore)
+            check_labels(name, labels, one_output(name, x, model), self.ignore)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,10 @@ def _tallies(
         with evaluating(network):
             output = network(x.to(like), gates)
         if not bool(torch.isfinite(output).all()):
-            raise InputError("scores of a network are not finite: the mixture's training diverged")
+            raise InputError(
+                "scores of a network are not finite: its training diverged, or pictures are not "
+                "finite; look with torch.isfinite"
+            )
         labels = data[1][first : first + len(x)].to(output.device)
         first += len(x)
         yield _tally(output, labels, ignore)
@@ -140,7 +156,7 @@ def _tallies(
 
 def _tally(output: Tensor, labels: Tensor, ignore: int | None) -> Tensor:
     """Return what one batch adds, on the CPU."""
-    guess, counted = output.argmax(1), _counted(labels, ignore)
+    guess, counted = output.argmax(1), which_count(labels, ignore)
     right = (guess == labels) & counted
     if labels.dim() == 1:
         return torch.stack([right, counted], 1).long().cpu()
@@ -170,42 +186,3 @@ def _bootstrap(tallies: Tensor) -> tuple[float, float] | None:
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = torch.quantile(values, ends).tolist()
     return low, high
-
-
-def _counted(labels: Tensor, ignore: int | None) -> Tensor:
-    """Return which labels count, of their shape."""
-    return torch.ones_like(labels, dtype=torch.bool) if ignore is None else labels != ignore
-
-
-def _check_part(name: str, x: Tensor, labels: Tensor, ignore: int | None) -> None:
-    """Refuse pictures and labels of other shapes, and labels none of which counts."""
-    if x.dim() != 4 or not len(x) or not x.is_floating_point():
-        raise InputError(
-            f"{name} pictures of shape {tuple(x.shape)}, {x.dtype}: give floating-point pictures "
-            "(n, channels, height, width), one or more"
-        )
-    if labels.dim() not in TASKS or len(labels) != len(x) or labels.is_floating_point():
-        raise InputError(
-            f"{name} labels of shape {tuple(labels.shape)}, {labels.dtype}, for {len(x)} pictures: "
-            "give integers (n,), or (n, height, width) for pixels"
-        )
-    if not _counted(labels, ignore).any():
-        raise InputError(f"every {name} label is {ignore}, which counts for nothing: give others")
-
-
-def _check_labels(name: str, labels: Tensor, output: Tensor, ignore: int | None) -> None:
-    """Refuse labels that one picture's output, (1, classes, ...), has no scores for."""
-    if output.shape[2:] != labels.shape[1:]:
-        raise InputError(
-            f"{name} labels of shape {tuple(labels.shape)} for scores of shape "
-            f"(n, classes, ...) = {('n', *output.shape[1:])}: give a label for each"
-        )
-    counted = labels[_counted(labels, ignore)]
-    classes = output.shape[1]
-    for one in (int(counted.min()), int(counted.max())):
-        if not 0 <= one < classes:
-            raise InputError(
-                f"class {one} among the {name} labels: the head has {classes} classes, 0 to "
-                f"{classes - 1}; build the mixture with more, or give Sets(..., ignore={one}) if "
-                "that label counts for nothing"
-            )

@@ -115,23 +115,25 @@ def gates_of(model: CNMM | Sequence[Tensor], table: CostTable) -> list[Tensor]:
     """Return the gates' logits in float64 on the CPU, (T - 1,) for each stage, checked.
 
     Raises:
-        InputError: The table is of another mixture, a logit is not finite, or a cost is not a
-            finite number from 0 on.
+        InputError: Neither mixture nor logits, a table of another mixture, or a logit that is not
+            finite.
     """
-    given = mixture_of(model).logits() if isinstance(model, nn.Module) else model
+    given = mixture_of(model).logits() if isinstance(model, nn.Module) else _checked(model)
     logits = [one.detach().double().cpu() for one in given]
-    counts = tuple(len(own) + 2 for own in logits)
-    if counts != table.counts:
-        raise InputError(
-            f"a cost table of stages of {table.counts} nodes for a mixture of {counts}: make one "
-            "of this mixture, as in count_costs(model, example)"
-        )
+    table.check(logits)
     if not all(bool(torch.isfinite(own).all()) for own in logits):
         raise InputError("a gate's logit is not finite: the mixture's training has diverged")
-    costs = (table.fixed, *(cost for stage in table.edges for cost in stage.values()))
-    wrong = [cost for cost in costs if not (math.isfinite(cost) and cost >= 0)]
-    if wrong:
-        raise InputError(f"a cost of {wrong[0]} {table.unit}: costs are finite, and 0 or more")
+    return logits
+
+
+def _checked(logits: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the gates' logits of each stage, if that is what they are."""
+    is_list = isinstance(logits, Sequence)
+    if not is_list or not all(isinstance(one, Tensor) and one.dim() == 1 for one in logits):
+        raise InputError(
+            f"gates in a {type(logits).__name__}: give a CNMM, or a list of its logits, a tensor "
+            "(T - 1,) for each stage"
+        )
     return logits
 
 
