@@ -225,6 +225,7 @@ def test_labels_that_do_not_fit_are_refused(output: Tensor, targets: Tensor, say
         (lambda: Schedule(temperature=0), "temperature"),
         (lambda: Schedule(cost=float("nan")), "cost"),
         (lambda: Schedule(entropy=-1), "entropy"),
+        (lambda: train_mixture(small(), (X, Y)), "TensorDataset"),
         (lambda: Recipe(epochs=0), "epochs"),
         (lambda: Recipe(rate=0), "rate"),
         (lambda: Recipe(weight_decay=-1), "weight_decay"),

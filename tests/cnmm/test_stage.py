@@ -92,6 +92,12 @@ def test_a_block_that_writes_into_what_others_read_is_refused() -> None:
     stage(X.clone(), gating.chosen(stage.logits, (0, 1, 2)))  # each is read once
 
 
+def test_blocks_into_one_node_give_states_of_one_shape() -> None:
+    stage = MixtureStage(3, lambda i, j: nn.Conv2d(2, 2, 3, stride=2, padding=1))
+    with pytest.raises(InputError, match="block 1_2 gives states of shape"):
+        stage(torch.rand(1, 2, 8, 8))
+
+
 def test_every_block_and_gate_of_the_mixture_gets_a_gradient() -> None:
     model = cnmm_classifier(1, 3, (3, 4), 4)
     model(torch.rand(4, 1, 8, 8)).square().sum().backward()

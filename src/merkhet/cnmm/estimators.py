@@ -91,6 +91,7 @@ def train_mixture(
     """
     from merkhet.training import Optimisation, Running, TrainingConfig, fit
 
+    _check_data(data)
     recipe = recipe or Recipe()
     count: int = len(data)  # type: ignore[arg-type]
     steps = recipe.steps_for(count)
@@ -147,6 +148,15 @@ class Classes:
                 f"0 to {output.shape[1] - 1}: {more}name the label to ignore"
             )
         return F.cross_entropy(output, targets, ignore_index=self.ignore)
+
+
+def _check_data(data: object) -> None:
+    """Refuse tensors, where a data set of pairs is meant."""
+    if isinstance(data, tuple | list | Tensor):
+        raise InputError(
+            f"data in a {type(data).__name__}: give a data set of pairs, such as "
+            "torch.utils.data.TensorDataset(pictures, labels)"
+        )
 
 
 def _warn_of_collapse(model: CNMM, tell: Callable[[str], None] | None) -> None:

@@ -13,17 +13,20 @@ from merkhet.core.errors import InputError
 Nodes = tuple[tuple[int, ...], ...]
 
 
-def as_nodes(given: Iterable[Iterable[int]], counts: Sequence[int]) -> Nodes:
+def as_nodes(given: Iterable[Iterable[int]] | str, counts: Sequence[int]) -> Nodes:
     """Return a choice of nodes, checked against the stages that it is for.
 
     Args:
-        given: The nodes of each stage, such as ((0, 2, 4), (0, 1, 2, 3, 4)).
+        given: The nodes of each stage, such as ((0, 2, 4), (0, 1, 2, 3, 4)), or as text
+            "0-2-4,0-1-2-3-4".
         counts: How many nodes each stage has.
 
     Raises:
         InputError: No whole numbers, another number of stages, nodes that are not there, out of
             order or twice, or a route that does not lead from the first node to the last.
     """
+    if isinstance(given, str):
+        return parse_nodes(given, counts)
     try:
         chosen = tuple(tuple(map(index, stage)) for stage in given)
     except TypeError as error:

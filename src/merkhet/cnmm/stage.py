@@ -108,7 +108,7 @@ class MixtureStage(nn.Module):
                     f"block {_key(i, j)} writes into the states it is given, which others read "
                     "too: build it without inplace=True"
                 )
-            states[j] = states[j] + term if j in states else term
+            states[j] = _added(states.get(j), term, _key(i, j))
         return states[self.num_nodes - 1]
 
     def extra_repr(self) -> str:
@@ -119,6 +119,19 @@ class MixtureStage(nn.Module):
 def _key(i: int, j: int) -> str:
     """Return the name of a block in the state_dict."""
     return f"{i}_{j}"
+
+
+def _added(states: Tensor | None, term: Tensor, key: str) -> Tensor:
+    """Return the states of a node and one more block's, which must be of their shape."""
+    if states is None:
+        return term
+    if term.shape != states.shape:
+        raise InputError(
+            f"block {key} gives states of shape {tuple(term.shape[1:])}, another block into the "
+            f"same node {tuple(states.shape[1:])}: all blocks into a node give one shape; a chain "
+            "of blocks must change resolution as often as one block that skips it"
+        )
+    return states + term
 
 
 def _writes(states: Tensor) -> int:

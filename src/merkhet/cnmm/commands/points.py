@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from merkhet.cnmm.costs import CostTable
 
+PICTURE = "points.png"
 RUN = "Folder of a run of `merkhet cnmm train`."
 
 
@@ -72,8 +73,11 @@ def points(
     found = dataclasses.replace(found, notes=(*found.notes, *note))
     sys.stdout.write(f"{found}\n")
     write_text(folder / POINTS, found.to_json() + "\n")
-    _draw(found, folder / "points.png")
-    sys.stdout.write(f"{folder / POINTS}: `merkhet cnmm export {run} --nodes NODES` writes one\n")
+    _draw(found, folder / PICTURE)
+    sys.stdout.write(
+        f"{folder / POINTS}, {folder / PICTURE}; `merkhet cnmm export {run} --within COST` writes "
+        "the best within a cost, `--nodes NODES` any network\n"
+    )
 
 
 def _check_latency_options(by: str, given: dict[str, object]) -> None:
