@@ -35,8 +35,8 @@ class Schedule:
 
     Attributes:
         mixture_every: Steps from one that trains the mixture to the next.
-        starts: Starts of the deepest network that a step trains beside it, drawn anew each time;
-            the network of fewest blocks is one of them.
+        starts: Starts of the deepest network that a step trains beside it: the network of fewest
+            blocks, which shares least with the others, and some that are drawn anew each time.
         draws: Networks that are drawn in a step.
         portion: The share of the batch that each of them sees; they take turns through it.
         temperature: Of the draws (`gates.swept`) at the end; it falls from 1, evenly in its log.
@@ -129,7 +129,7 @@ class Objective:
         """Return the loss of the deepest network and some starts, the first's output, and logs."""
         model = mixture_of(module)
         most = inner_nodes(model.counts)
-        numbers = torch.randperm(most)[: self.schedule.starts].tolist()
+        numbers = self._numbers(most)
         outputs = self._run(module, x, model.starts([*numbers, most]), statistics=False)
         deepest = outputs[-1].detach()
         fits = torch.stack([self.fit(output, targets) for output in outputs])
@@ -138,6 +138,11 @@ class Objective:
         if numbers:
             logs["starts_loss"] = fits[:-1].detach().mean()
         return fits.sum() + sum(apart), deepest, logs
+
+    def _numbers(self, most: int) -> list[int]:
+        """Return the starts of a step: the network of fewest blocks, and others by chance."""
+        others = (1 + torch.randperm(max(most - 1, 0)))[: self.schedule.starts - 1]
+        return [0, *others.tolist()] if most else []
 
     def _drawn(
         self, module: nn.Module, x: Tensor, targets: Tensor, teacher: Tensor

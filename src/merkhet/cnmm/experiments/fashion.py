@@ -63,7 +63,7 @@ class Plan:
 
 
 NODES = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2)
-TURNS = Schedule(mixture_every=32)
+TURNS = Schedule(mixture_every=32, starts=5)
 WIDTHS = (0.25, 0.375, 0.5, 0.75)
 PLANS = {
     "small": Plan(
