@@ -93,7 +93,8 @@ def test_the_loss_is_the_sum_of_its_terms(step: int) -> None:
         return F.cross_entropy(output, Y[rows]) + 0.7 * apart
 
     expected = torch.zeros(()) if step else F.cross_entropy(model(X), Y)
-    for number in (0, *(1 + torch.randperm(3))[:2].tolist(), 4):
+    others = 1 + torch.multinomial(torch.tensor([1 / 2, 1 / 3, 1 / 4]), 2)
+    for number in (0, *others.tolist(), 4):
         expected = expected + term(model.path(start_nodes((4, 4), number)), slice(0, 24))
     for rows in halves:
         expected = expected + term(model.sweep(0.5 ** (step / 100)), rows) / 2
@@ -103,6 +104,16 @@ def test_the_loss_is_the_sum_of_its_terms(step: int) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     assert float(logs["entropy"]) == pytest.approx(1, abs=1e-6)  # all gates at one half
     assert float(logs["gates_chosen"]) == 0
+
+
+def test_starts_are_drawn_the_shorter_the_likelier() -> None:
+    found = objective(small(), starts=3)
+    drawn = [found._numbers(6) for _ in range(4000)]
+    assert all(len(set(one)) == 3 and one[0] == 0 and max(one) < 6 for one in drawn)
+    counts = torch.bincount(torch.tensor([number for one in drawn for number in one[1:]]))[1:]
+    assert counts.tolist() == sorted(counts.tolist(), reverse=True)
+    assert counts[0] > 1.5 * counts[-1]
+    assert [objective(small(), starts=1)._numbers(most) for most in (0, 1, 6)] == [[], [0], [0]]
 
 
 def test_a_mixture_of_one_network_trains() -> None:

@@ -36,7 +36,8 @@ class Schedule:
     Attributes:
         mixture_every: Steps from one that trains the mixture to the next.
         starts: Starts of the deepest network that a step trains beside it: the network of fewest
-            blocks, which shares least with the others, and some that are drawn anew each time.
+            blocks and some that are drawn anew each time, the shorter the likelier: they share
+            less with the deepest.
         draws: Networks that are drawn in a step.
         portion: The share of the batch that each of them sees; they take turns through it.
         temperature: Of the draws (`gates.swept`) at the end; it falls from 1, evenly in its log.
@@ -140,9 +141,12 @@ class Objective:
         return fits.sum() + sum(apart), deepest, logs
 
     def _numbers(self, most: int) -> list[int]:
-        """Return the starts of a step: the network of fewest blocks, and others by chance."""
-        others = (1 + torch.randperm(max(most - 1, 0)))[: self.schedule.starts - 1]
-        return [0, *others.tolist()] if most else []
+        """Return the starts of a step: 0, and others, number k with a weight of 1 / (k + 1)."""
+        drawn = min(self.schedule.starts, most) - 1
+        if drawn < 1:
+            return [0] if most else []
+        weights = 1 / torch.arange(2.0, most + 1)
+        return [0, *(1 + torch.multinomial(weights, drawn)).tolist()]
 
     def _drawn(
         self, module: nn.Module, x: Tensor, targets: Tensor, teacher: Tensor
