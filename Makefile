@@ -6,7 +6,7 @@ STAMP := .venv/.merkhet-installed
 EXTRAS := text,parquet,hf,export,docs,dev
 SOURCES := src tests benchmarks docs examples
 
-.PHONY: setup demo test lint format bench docs picture clean
+.PHONY: setup demo test lint format bench docs picture browser clean
 
 setup: $(STAMP)
 
@@ -48,5 +48,9 @@ picture: demo
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,900 \
 		--user-data-dir=$$(mktemp -d) --screenshot=docs/report.png file://$(CURDIR)/report.html
 
+# The demo's report in a real browser: console, figures, width; screenshots in runs/browser.
+browser: demo
+	$(BIN)/python tests/browser/check_report.py report.html runs/browser
+
 clean:
-	rm -rf .venv docs/_build docs/generated runs report.html report.json
+	rm -rf .venv docs/_build docs/generated runs report*.html report*.json

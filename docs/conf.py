@@ -1,4 +1,7 @@
-"""The documentation: pages of the packages, the API, and the results from the records."""
+"""The documentation: pages of packages, tutorials, the API, results and a comparison from records.
+
+Tutorials are executed in every build; `sphinx-build -D plot_gallery=0` leaves that out.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,34 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "merkhet"
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["merkhet.css"]
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/tutorials",
+    "gallery_dirs": "generated/tutorials",
+    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": ("gallery",),
+    "capture_repr": (),
+    "first_notebook_cell": "%matplotlib inline",
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "show_signature": False,
+    "reset_modules": ("matplotlib",),
+    "copyfile_regex": "",
+}
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "description"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Shapes", "returns_style"), ("Logs", "returns_style")]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]
+suppress_warnings = ["ref.python"]  # two classes of one name, as annotations name them
 
 MARKS = re.compile(r"(`[^`]*`|^ *(?:>>>|\.\.\. ).*$)|([|*])", re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""Pages made from what is there: a page and an API for each package, a table of all results."""
+"""Pages made from what is there: a page and an API for each package, results, a comparison."""
 
 from __future__ import annotations
 
@@ -7,30 +7,55 @@ import re
 import shutil
 from pathlib import Path
 
+import comparison
+import result_pages
+
 import merkhet
 from merkhet.core import discovery
-from merkhet.report import Record, read_record
 
-ROOT = Path(__file__).parents[1]
 SOURCE = Path(merkhet.__file__).parent
 INTERNAL = ("core", "report")
+HARNESS = ("data", "models", "training")  # listed after the packages that use them
+LISTED = """\
+```{{toctree}}
+:caption: Packages
+:hidden:
+:maxdepth: 1
+
+{packages}
+```
+"""
+RECORD = re.compile(r"\]\((?:\.\./)+((?:docs|benchmarks)/results/[\w/]+\.json)\)")
+PICTURE = re.compile(r"!\[([^]]*)\]\(([^)]+)\)")
 
 
 def pages(folder: Path) -> None:
     """Write every generated page into `folder`, afresh: those of packages into `packages`."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "packages").mkdir(parents=True)
-    (folder / "results.md").write_text(_results(folder), encoding="utf-8")
+    result_pages.pages(folder / "results")
+    (folder / "comparison.md").write_text(comparison.page(), encoding="utf-8")
+    (folder / "packages.inc").write_text(_listed(), encoding="utf-8")
     for package in discovery.package_names():
         place = folder if package in INTERNAL else folder / "packages"
         (place / f"{package}.md").write_text(_package(package, place), encoding="utf-8")
 
 
+def _listed() -> str:
+    """Return the packages for the side bar, under their short names."""
+    names = [name for name in discovery.package_names() if name not in INTERNAL]
+    names.sort(key=lambda name: name in HARNESS)
+    return LISTED.format(
+        packages="\n".join(f"{name} <generated/packages/{name}>" for name in names)
+    )
+
+
 def _package(package: str, folder: Path) -> str:
-    """Return a package's page: its README, then its public names."""
+    """Return a package's page: its README, where its results are, then its public names."""
     readme = SOURCE / package / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else f"# {package}\n"
-    text = re.sub(r"!\[([^]]*)\]\(([^)]+)\)", lambda found: _picture(found, readme, folder), text)
+    text = PICTURE.sub(lambda found: _picture(found, readme, folder), text)
+    text = RECORD.sub(lambda found: f"](#{result_pages.anchor(found[1])})", text)
     module = f"merkhet.{package}"
     names = [module] if hasattr(importlib.import_module(module), "__all__") else _modules(package)
     listed = "\n".join(
@@ -39,7 +64,11 @@ def _package(package: str, folder: Path) -> str:
         else f"### {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :noindex:\n```\n"
         for name in names
     )
-    return f"{text}\n## API\n\n{listed}"
+    evidence = ""
+    if package in result_pages.by_package():
+        link = f"[All results of {package}](#results-{package})"
+        evidence = f"\n{link}: the goals, and what came of them.\n"
+    return f"{text}{evidence}\n## API\n\n{listed}"
 
 
 def _modules(package: str) -> list[str]:
@@ -52,46 +81,6 @@ def _modules(package: str) -> list[str]:
 def _picture(found: re.Match[str], readme: Path, folder: Path) -> str:
     """Copy a README's picture to where its page lies; return the link."""
     source = (readme.parent / found[2]).resolve()
-    shutil.copy(source, folder / source.name)
-    return f"![{found[1]}]({source.name})"
-
-
-def _results(folder: Path) -> str:
-    """Return the page of all records: goals with their outcomes, figures, how to run them."""
-    paths = [*ROOT.glob("docs/results/*/*.json"), *ROOT.glob("benchmarks/results/*.json")]
-    parts = ["# Results\n", "Every experiment and benchmark, from its committed record.\n"]
-    for path in sorted(paths):
-        parts.append(_record(read_record(path)))
-        for picture in sorted(path.parent.glob(f"{path.stem}*.png")):
-            shutil.copy(picture, folder / picture.name)
-            parts.append(f"![{picture.stem}]({picture.name})\n")
-    return "\n".join(parts)
-
-
-def _record(record: Record) -> str:
-    """Return one record as text."""
-    goals = [
-        f"| {goal.goal} | {goal.target} | {goal.value} | {'met' if goal.met else '**not met**'} |"
-        for goal in record.goals
-    ]
-    figures = [
-        f"| {name} | {figure.value:.5g} {figure.unit} | {_interval(figure.interval)} |"
-        for name, figure in record.figures.items()
-    ]
-    machine = record.machine
-    return "\n".join(
-        [
-            f"## {record.package}: {record.name} ({record.size})\n",
-            f"`{record.command}`, {record.seconds:.0f} s on {machine['cores']} cores of "
-            f"{machine['processor']}, {record.started}, seeds {record.seeds}.\n",
-            *(["| goal | target | value | |", "|---|---|---|---|", *goals, ""] if goals else []),
-            *(["| figure | value | 95 % |", "|---|---|---|", *figures, ""] if figures else []),
-            record.notes,
-            "",
-        ]
-    )
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    """Return an interval as text."""
-    return "" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
+    name = f"{readme.parent.name}_{source.name}"
+    shutil.copy(source, folder / name)
+    return f"![{found[1]}]({name})"

@@ -10,7 +10,7 @@ import torch
 
 from merkhet import data, models
 from merkhet.audit import audit
-from merkhet.audit.demo import cross_entropy, run_demo
+from merkhet.audit.demo import cross_entropy
 from merkhet.models import find_target
 from merkhet.training import Optimisation, TrainingConfig, fit
 
@@ -63,15 +63,3 @@ def test_augmentation_that_the_report_asks_for_helps(run: Path) -> None:
         for module in (before, after)
     ]
     assert changed[1] < changed[0]
-
-
-def test_the_demo_runs_on_what_is_always_here(monkeypatch) -> None:
-    from merkhet.audit import demo
-
-    monkeypatch.setattr(demo, "STEPS", 20)
-    lines: list[str] = []
-    report = run_demo("digits", seed=0, tell=lines.append)
-    wanted = {"outputs", "accuracy", "cost", "stability", "tangent_kernel"}
-    wanted |= {"unit_tails", "dead_units", "scales", "trained_tails"}
-    assert wanted | {"lipschitz", "certified", "flips"} == set(report.sections)
-    assert "digits" in lines[0]

@@ -59,4 +59,4 @@ def test_what_does_not_depend_on_its_input_is_found_unless_the_inputs_are_the_sa
 
 def test_the_time_decides_how_many_inputs_are_looked_at() -> None:
     subject = make_subject(nn.Identity(), torch.rand(500, 3), samples=500)
-    assert outputs(subject, 0.0).notes[0].startswith("64 of 500")
+    assert outputs(subject, 0.0).notes[0].startswith("1 of 500")

@@ -169,10 +169,10 @@ def test_the_code_of_the_remedies_runs() -> None:
     section = checked(linear(), vectors() * torch.tensor([1.0, 0, 0, 0, 0, 0]) + 10)
     assert len(section.findings) == 2
     for finding in section.findings:
-        space = {"torch": torch, "inputs": vectors() + 10, "layer": linear()}
+        space = {"inputs": vectors() + 10, "network": linear()}
         exec(finding.code, space)
         assert space["inputs"].shape == (40, 6)
-        assert space["layer"](vectors()).shape == (40, 4)
+        assert space["network"](vectors()).shape == (40, 4)
 
 
 def test_gradients_that_are_dead_or_not_finite_are_the_finding() -> None:
@@ -181,7 +181,7 @@ def test_gradients_that_are_dead_or_not_finite_are_the_finding() -> None:
     assert names(section) == ["tangent_kernel(dead)"]
     module = linear()
     torch.manual_seed(1)
-    exec(section.findings[0].code, {"module": module, "torch": torch})
+    exec(section.findings[0].code, {"network": module})
     assert not torch.equal(module.weight, linear().weight)
 
     class Root(nn.Module):

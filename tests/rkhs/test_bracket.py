@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -339,23 +340,45 @@ def test_norms_are_shown_also_where_the_bound_is_infinite() -> None:
     assert [math.isfinite(part.factor) for part in found.parts] == [True, False, True]
 
 
-def test_a_network_that_export_cannot_follow_is_read_by_hooks_or_refused() -> None:
-    class Branching(nn.Module):
-        def __init__(self, after: object) -> None:
-            super().__init__()
-            self.layers = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
-            self.after = after
+class Branching(nn.Module):
+    """Goes one way for some inputs and another for others, and jumps between."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            assert callable(self.after)
-            found = self.layers(x)
-            return self.after(found) if float(found.sum()) > -1e9 else found
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+        self.other = nn.Linear(3, 2)
 
-    known = lipschitz(_seeded(lambda: Branching(lambda y: y)), torch.rand(3, 3))
-    assert known.lower <= known.upper < math.inf
-    found = lipschitz(_seeded(lambda: Branching(lambda y: 9 * y)), torch.rand(3, 3))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) if float(x.sum()) > 0 else self.other(x)
+
+
+class Outside(nn.Module):
+    """Computes where torch.export cannot follow; |tanh'| <= 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.tanh(x.detach().numpy()))
+
+
+class Vouched(Outside):
+    """Says how steep it is."""
+
+    def lipschitz_constant(self, input_shape: tuple[int, ...]) -> float:
+        return 1.0
+
+
+def test_a_network_that_goes_different_ways_has_no_bound() -> None:
+    found = lipschitz(_seeded(Branching), torch.rand(3, 3))
     assert found.upper == math.inf
-    assert found.reasons
+    assert any("other inputs may go another way" in reason for reason in found.reasons)
+    assert [part.path for part in found.parts] == ["one.0", "one.2"], "factors are shown"
+
+
+def test_what_export_cannot_follow_is_bounded_where_all_inputs_go_one_way() -> None:
+    layers = _seeded(lambda: nn.Sequential(nn.Linear(3, 3), Vouched(), nn.Linear(3, 2)))
+    found = lipschitz(layers, torch.rand(3, 3))
+    assert found.lower <= found.upper < math.inf
+    layers[1] = Outside()
+    assert lipschitz(layers, torch.rand(3, 3)).upper == math.inf
 
 
 def test_the_networks_mode_statistics_and_gradients_are_left_as_found() -> None:

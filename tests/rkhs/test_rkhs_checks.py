@@ -216,8 +216,8 @@ def test_the_code_of_every_remedy_runs(monkeypatch) -> None:
     codes = {finding.code for finding in loose().findings + short_ones()}
     assert len(codes) == 3
     for code in codes:
-        space = {"module": linear(), "inputs": drawn(40, 6), "labels": LABELS}
-        exec(code, space)
+        space = {"network": linear(), "inputs": drawn(40, 6), "labels": LABELS}
+        exec(code, {**space, "preprocess": lambda inputs: inputs})
 
 
 class Attending(nn.Module):
@@ -332,7 +332,7 @@ def test_a_constant_network_has_finite_figures_and_no_findings() -> None:
     for subject in (given, replace(given, labels=None)):
         section = certified(subject, SECONDS)
         assert section.findings == ()  # wrong predictions are not the bound's fault
-        assert ("within any radius" in section.summary) is (subject.labels is None)
+        assert ("any radius: no change" in section.summary) is (subject.labels is None)
         assert all(math.isfinite(value) for value in section.figures.values())
     assert "lipschitz(ratio)" not in lipschitz(given, SECONDS).figures
 

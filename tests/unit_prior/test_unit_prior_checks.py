@@ -75,7 +75,8 @@ def names(section: Section) -> list[str]:
 
 def ran(finding: Finding, subject: Subject) -> dict[str, Any]:
     """Run the code of a finding with nothing but what is the user's: the network, and inputs."""
-    space = {"module": copy.deepcopy(subject.module), "x": subject.preprocess(subject.inputs)}
+    names = {"inputs": subject.inputs, "preprocess": subject.preprocess}
+    space = {"network": copy.deepcopy(subject.module), **names}
     exec(finding.code, space)
     return space
 
@@ -88,7 +89,7 @@ def test_the_tails_of_a_chain_are_exact() -> None:
         wanted = 3 * (1 + 5 / 30) ** number
         assert section.figures[f"unit_tails(kurtosis,{path})"] == pytest.approx(wanted, rel=1e-9)
     assert names(section) == []
-    assert "theta: 1.5" in section.summary
+    assert "theta of 1.5" in section.summary
     assert "over weights" in section.notes[0]
     assert section.tables[0].rows[2][2:4] == ("1.5", "0")
     assert all("<svg" in picture.svg for picture in section.pictures)
@@ -145,7 +146,7 @@ def test_units_that_are_always_off_are_counted(undrawn) -> None:
     assert section.figures["dead_units(fresh,0)"] == pytest.approx(sum(shares) / len(shares))
     assert names(section) == ["dead_units(0)"]
     assert "died since" in section.findings[0].remedy
-    assert isinstance(ran(section.findings[0], subject)["module"][1], nn.LeakyReLU)
+    assert isinstance(ran(section.findings[0], subject)["network"][1], nn.LeakyReLU)
     # The output of a chain of these widths is 0 with probability 1 - (1 - 2^-8)^2.
     assert section.figures["dead_units(layer_off)"] == pytest.approx(1 - (1 - 2**-8) ** 2)
 

@@ -1,5 +1,8 @@
 """The audit: every check that packages offer, on one network, in one report."""
 
-from merkhet.audit.run import Report, audit
+from merkhet.audit.case import Case
+from merkhet.audit.compare import Comparison, compare
+from merkhet.audit.report import Interrupted, Report
+from merkhet.audit.run import audit
 
-__all__ = ["Report", "audit"]
+__all__ = ["Case", "Comparison", "Interrupted", "Report", "audit", "compare"]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
+from merkhet.audit.next_tokens import next_tokens, predicts_next_tokens
 from merkhet.core.intervals import wilson
 from merkhet.core.modes import evaluating
 from merkhet.report import Finding, Section, Subject, Table
 
+PREPARED = {  # by whether the inputs are tokens
+    False: "inputs are normalised as in training (--mean, --std)",
+    True: "the tokens are those of its own tokenizer",
+}
+
 
 def has_no_labels(subject: Subject) -> str | None:
     """Say why accuracy cannot be measured, or return None."""
+    if predicts_next_tokens(subject):
+        return None
     if subject.labels is None:
         return "the data has no labels"
     output = subject.output
@@ -25,8 +31,9 @@ def has_no_labels(subject: Subject) -> str | None:
 
 
 def accuracy(subject: Subject, seconds: float) -> Section:
-    """Measure how many of the sample the network labels rightly."""
-    assert subject.labels is not None
+    """Measure how many of the sample, or of its next tokens, the network labels rightly."""
+    if subject.labels is None or subject.output.dim() == 3:
+        return next_tokens(subject, seconds)
     scores = _scores(subject, seconds)
     labels = subject.labels[: len(scores)].to(scores.device)
     right = scores.argmax(1) == labels
@@ -38,7 +45,7 @@ def accuracy(subject: Subject, seconds: float) -> Section:
         summary=f"The network labels {share:.1%} of {len(labels)} examples rightly "
         f"(95 % interval {low:.1%} to {high:.1%}); always the most frequent label would be right "
         f"on {chance:.1%}.",
-        findings=_findings(share, low, chance),
+        findings=_findings(share, low, chance, subject.kind == "tokens"),
         tables=(_table(subject, right.cpu(), labels.cpu()),),
         figures={"accuracy": share, "accuracy(low)": low, "accuracy(high)": high},
         notes=(
@@ -50,30 +57,25 @@ def accuracy(subject: Subject, seconds: float) -> Section:
 
 def _scores(subject: Subject, seconds: float) -> torch.Tensor:
     """Return the scores (count, classes) of the first inputs, as many as the time allows."""
-    stop = time.perf_counter() + seconds
-    scores: list[torch.Tensor] = []
     with evaluating(subject.module):
-        for part in subject.inputs.split(subject.batch_size):
-            scores.append(subject.forward(part))
-            if time.perf_counter() > stop:
-                break
-    return torch.cat(scores)
+        return torch.cat([subject.forward(part) for part in subject.batches(seconds)])
 
 
-def _findings(share: float, low: float, chance: float) -> tuple[Finding, ...]:
-    """Warn of a network that does no better than chance."""
+def _findings(share: float, low: float, chance: float, tokens: bool) -> tuple[Finding, ...]:
+    """Warn of a network that does no better than the most frequent label."""
     if chance == 1 or low > chance:
         return ()
     return (
         Finding(
             name="accuracy",
             value=share,
-            sentence=f"The network is right on {share:.1%} of the sample, hardly more than chance "
+            sentence=f"The network is right on {share:.1%} of the sample, "
+            f"{'hardly' if share > chance else 'no'} more than always the most frequent label "
             f"({chance:.1%}): what follows describes a network that does not work on this data.",
             yardstick=f"the most frequent label: {chance:.1%}",
-            remedy="Check that the weights are loaded, that inputs are normalised as in training "
-            "(--mean, --std) and that labels are numbered as in training.",
-            code="merkhet audit MODEL --weights model.safetensors --data DATA --mean M --std S",
+            remedy=f"Check that the weights are loaded, that {PREPARED[tokens]}, and that labels "
+            "are numbered as in training.",
+            code="print(network(preprocess(inputs[:8])), labels[:8])",
             weight=1.0,
         ),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
+from merkhet.audit.folding import fold_code, foldable
 from merkhet.core.costs import Cost, Costs, costs
 from merkhet.core.errors import InputError
 from merkhet.core.latency import Latency, latency
@@ -19,7 +18,6 @@ BUSY = (
     "The passes differ much in time, as they do on a machine that is busy with other work: the "
     "times here may be several times too long. Measure again when it is idle."
 )
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def cost(subject: Subject, seconds: float) -> Section:
@@ -146,6 +144,7 @@ def _unused(counted: Costs) -> Finding | None:
         return None
     size = sum(counted.network.parameters[name].numel() for name in counted.unused)
     share = size / (size + counted.parameters)
+    path, _, name = counted.unused[0].rpartition(".")
     return Finding(
         name="cost(unused_parameters)",
         value=float(size),
@@ -154,19 +153,18 @@ def _unused(counted: Costs) -> Finding | None:
         yardstick="a network that uses all it stores: 0",
         remedy="Delete them, or wire them in; they are stored, sent to the device and decayed "
         "for nothing.",
-        code=f"del module.{counted.unused[0].rpartition('.')[0] or counted.unused[0]}",
+        code=f"network.get_submodule({path!r}).register_parameter({name!r}, None)",
         weight=min(0.9, 0.3 + share),
     )
 
 
 def _norms(subject: Subject, timed: Latency) -> Finding | None:
     """Find time spent in batch norms that could be folded into convolutions."""
-    parts = dict(subject.module.named_modules())
-    norms = [path for path in timed.modules if isinstance(parts.get(path), NORMS)]
-    share = sum(timed.modules[path] for path in norms) / max(sum(timed.modules.values()), 1e-12)
-    if not norms or share < 0.05:
+    pairs = foldable(subject)
+    spent = sum(timed.modules.get(path, 0.0) for path in pairs)
+    share = spent / max(sum(timed.modules.values()), 1e-12)
+    if share < 0.05:
         return None
-    before = "linear" if isinstance(parts[norms[0]], nn.BatchNorm1d) else "conv"
     return Finding(
         name="cost(batch_norm_time)",
         value=share,
@@ -174,8 +172,7 @@ def _norms(subject: Subject, timed: Latency) -> Finding | None:
         "inference that the layer before could not hold.",
         yardstick="folded into the layer before: 0",
         remedy="For inference, fold each batch norm into the layer before it.",
-        code=f"{before} = torch.nn.utils.fusion.fuse_{before}_bn_eval({before}.eval(), "
-        "norm.eval())",
+        code=fold_code(subject, pairs),
         weight=min(0.6, share),
     )
 
@@ -192,19 +189,20 @@ def _heaviest(counted: Costs, timed: Latency) -> Finding | None:
     part = work / max(counted.multiply_adds, 1)
     if share < 0.1:
         return None
-    slow = share > 2 * part and share > 0.2
+    slow = share > 2 * part
     return Finding(
         name=f"cost(time,{path})",
         value=share,
-        sentence=f"{path} takes {share:.0%} of the measured time with {part:.0%} of the "
+        sentence=f"Module {path} takes {share:.0%} of the measured time with {part:.0%} of the "
         "multiply-adds.",
         yardstick=f"an equal part for each of {len(timed.modules)} modules: "
         f"{1 / len(timed.modules):.0%}",
-        remedy="It waits for memory rather than computes: fuse it with its neighbours."
+        remedy="Its time goes into memory and calls rather than arithmetic: fuse it with its "
+        "neighbours."
         if slow
         else "Start here when the network is to be faster.",
-        code="module = torch.compile(module)",
-        weight=min(0.5, share / 2 + (0.2 if slow else 0.0)),
+        code="import torch\nnetwork = torch.compile(network)",
+        weight=min(0.5, share / 2 + (0.2 if slow and share > 0.2 else 0.0)),
     )
 
 
@@ -221,7 +219,10 @@ def _notes(subject: Subject, counted: Costs, timed: Latency, batch: int) -> tupl
     if timed.high > UNSTEADY * timed.low:
         notes.insert(0, BUSY)
     if counted.unknown:
-        ops = sorted({node.op for node in counted.unknown})
+        ops = sorted({node.op.replace("module:", "what happens in ") for node in counted.unknown})
         notes.append(f"Not counted, since no rule covers them: {', '.join(ops)}.")
+    shared = len(list(subject.module.named_parameters(remove_duplicate=False)))
+    if shared > len(list(subject.module.parameters())):
+        notes.append("Parameters that modules share are counted once, where they are first used.")
     notes.extend(subject.network.caveats())
     return tuple(notes)

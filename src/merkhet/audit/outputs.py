@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from merkhet.audit.subject import UNSTEADY
 from merkhet.core.modes import evaluating
 from merkhet.report import Finding, Section, Subject
 
@@ -54,15 +54,13 @@ def has_no_numbers(subject: Subject) -> str | None:
 
 def outputs(subject: Subject, seconds: float) -> Section:
     """Look at the outputs for as many inputs as the time allows."""
-    stop = time.perf_counter() + seconds
     with evaluating(subject.module):
         example = subject.forward(subject.inputs[:1])
         seen = _Seen(example.double().reshape(1, -1))
-        for part in subject.inputs.split(subject.batch_size):
+        for part in subject.batches(seconds):
             seen.add(subject.forward(part))
-            if time.perf_counter() > stop:
-                break
-    findings = (_not_finite(seen), None if seen.bad else _constant(subject, seen))
+    constant = None if seen.bad else _constant(subject, seen)
+    findings = (_not_finite(seen), _not_steady(subject), constant)
     return Section(
         title="Outputs",
         summary=f"The output of one example has shape {tuple(example.shape[1:])} and "
@@ -73,6 +71,7 @@ def outputs(subject: Subject, seconds: float) -> Section:
             "outputs(not_finite)": len(seen.bad) / seen.count,
             "outputs(low)": seen.low,
             "outputs(high)": seen.high,
+            "outputs(noise)": subject.noise,
         },
         notes=(f"{seen.count} of {len(subject.inputs)} inputs, as far as the time went.",),
     )
@@ -91,7 +90,7 @@ def _not_finite(seen: _Seen) -> Finding | None:
         yardstick="a network that answers every input: 0",
         remedy="Look for a division, a logarithm or an overflow of half precision that these "
         "inputs reach; they count as wrong, and what compares outputs leaves them out.",
-        code=f"module(preprocess(inputs[{first} : {first + 1}]))",
+        code=f"print(network(preprocess(inputs[{first} : {first + 1}])))",
         weight=1.0,
     )
 
@@ -109,6 +108,25 @@ def _constant(subject: Subject, seen: _Seen) -> Finding | None:
         yardstick="two different inputs of a network that sees them: some tenths of its length",
         remedy="Look for a layer that is zero, saturated or not connected, or for weights that "
         "were not loaded.",
-        code="merkhet stability curve MODEL --data DATA --layers PATH,PATH",
+        code="print({name: float(weight.std()) for name, weight in network.named_parameters()})",
         weight=1.0,
+    )
+
+
+def _not_steady(subject: Subject) -> Finding | None:
+    """Find a network that answers the same input differently each time."""
+    if subject.noise <= UNSTEADY:
+        return None
+    return Finding(
+        name="outputs(noise)",
+        value=subject.noise,
+        sentence=f"Called again with the same inputs, in evaluation mode, the network gives an "
+        f"output that is {subject.noise:.1%} of its length away: what compares outputs would "
+        "measure this noise, and is left out.",
+        yardstick="a network that is deterministic: 0",
+        remedy="Look for dropout that ignores evaluation mode, or for a random crop, noise or "
+        "sampling inside of the network: let `training` switch it off.",
+        code="print([name for name, part in network.named_modules() "
+        "if 'drop' in type(part).__name__.lower()])",
+        weight=0.9,
     )

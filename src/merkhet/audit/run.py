@@ -3,98 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from merkhet.audit.sample import Inputs
-from merkhet.audit.subject import make_subject
+from merkhet.audit.budget import share, too_late
+from merkhet.audit.gates import Gate, judge, known_gates
+from merkhet.audit.report import Interrupted, Report, Timing
+from merkhet.audit.sample import Inputs, digest
+from merkhet.audit.subject import UNSTEADY, make_subject, refuse_classes
 from merkhet.core import discovery
 from merkhet.core.errors import InputError, choose
-from merkhet.report import Check, Finding, Section, Subject
-from merkhet.report.record import machine, now, versions
+from merkhet.report import Check, Section, Subject
+from merkhet.report.record import now
 
-MOST_FINDINGS = 10
+__all__ = ["Interrupted", "Report", "audit", "find_checks"]
+
 LONGEST = 1e6  # seconds, as good as no limit
-
-
-@dataclass(frozen=True, repr=False)
-class Report:
-    """What an audit found.
-
-    Attributes:
-        subject: The network and data that were audited.
-        sections: What each check gave back, by its name, in the order they ran.
-        skipped: Why each check that did not run was left out, by its name.
-        failed: Checks that broke, with the error: a fault of merkhet to be reported.
-        seconds: How long the audit took.
-        started: When it started, ISO 8601 in UTC.
-        settings: Sample size, seed and budget.
-        about: What else a reader should know of the network and of how this was made: where its
-            weights are from, the command that repeats the audit.
-    """
-
-    subject: Subject
-    sections: dict[str, Section]
-    skipped: dict[str, str]
-    failed: dict[str, str]
-    seconds: float
-    started: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def findings(self) -> list[Finding]:
-        """The findings of all checks, the weightiest first, ten at most."""
-        every = [finding for section in self.sections.values() for finding in section.findings]
-        return sorted(every, key=lambda finding: -finding.weight)[:MOST_FINDINGS]
-
-    def __repr__(self) -> str:
-        lines = [f"Report on {self.subject.name}, {self.seconds:.1f} s"]
-        return "\n- ".join([*lines, *(finding.sentence for finding in self.findings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON has it, without its pictures."""
-        return {
-            "network": self.subject.name,
-            "data": self.subject.data,
-            "about": self.about,
-            "graph": {
-                "source": self.subject.network.source,
-                "reason": self.subject.network.reason,
-                "operations": len(self.subject.network.nodes),
-            },
-            "started": self.started,
-            "seconds": round(self.seconds, 3),
-            "settings": self.settings,
-            "machine": machine(),
-            "versions": versions(),
-            "findings": [asdict(finding) for finding in self.findings],
-            "sections": {
-                name: {
-                    "title": section.title,
-                    "summary": section.summary,
-                    "figures": section.figures,
-                    "notes": section.notes,
-                }
-                for name, section in self.sections.items()
-            },
-            "skipped": self.skipped,
-            "failed": self.failed,
-        }
-
-    def write(self, path: Path | str) -> tuple[Path, Path]:
-        """Write the page to `path` and its JSON beside it; return both paths.
-
-        Raises:
-            InputError: `path` does not end in .html.
-        """
-        from merkhet.audit.page import write_report
-
-        return write_report(self, path)
+Tell = Callable[[str], object]
 
 
 def audit(
@@ -107,7 +35,8 @@ def audit(
     samples: int = 256,
     seconds: float = 120.0,
     seed: int = 0,
-    tell: Callable[[str], object] = lambda line: None,
+    fail_on: str | Iterable[str] = (),
+    tell: Tell = lambda line: None,
 ) -> Report:
     """Audit a network on data.
 
@@ -122,48 +51,52 @@ def audit(
         preprocess: Maps inputs to what the network expects, for example normalisation.
         checks: Names of the checks to run; by default all.
         samples: Inputs drawn from the data, by `seed`.
-        seconds: Time budget: cheap checks come first, and what does not fit is left out and
-            named.
+        seconds: Time budget of the checks: the cheap ones come first, and what does not fit is
+            left out and named. Loading and tracing come before.
         seed: Seed of everything random.
+        fail_on: Limits on figures or findings, such as "stability(rotation,10)>0.3"; the report
+            has a verdict on each.
         tell: Called with a line of progress before each check, such as `print`.
 
     Returns:
         The report; `write` makes the page.
 
     Raises:
-        InputError: The network does not run on the data, returns NaN, or a name is wrong.
+        InputError: The network does not run on the data, returns NaN or fewer scores than there
+            are classes, or a name is wrong.
+        Interrupted: Ctrl-C during the checks; a KeyboardInterrupt whose `report` has what was
+            done.
     """
     if not seconds >= 0 or not 0 <= seed < 2**63:
         raise InputError(f"seconds {seconds} and seed {seed}: give numbers from 0 on")
-    seconds = min(seconds, LONGEST)
     started, start = now(), time.perf_counter()
     chosen = find_checks(checks)
+    every = chosen if checks is None else find_checks()
+    gates = known_gates(fail_on, chosen, every)
     subject = make_subject(
         module, data, name=name, preprocess=preprocess, samples=samples, seed=seed
     )
-    sections: dict[str, Section] = {}
-    skipped: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    for place, check in enumerate(chosen):
-        left = seconds - (time.perf_counter() - start)
-        refusal = check.refuse(subject)
-        if refusal and check.quiet and checks is None:
-            continue
-        refusal = refusal or _too_late(check, left)
-        if refusal:
-            skipped[check.name] = refusal
-            continue
-        share = left / (len(chosen) - place)
-        tell(f"{check.name}: up to {share:.0f} s")
-        try:
-            sections[check.name] = check.run(subject, share)
-        except InputError as error:
-            skipped[check.name] = str(error)
-        except Exception as error:  # one broken check must not cost the others
-            failed[check.name] = f"{type(error).__name__}: {error}"
-    settings = {"samples": len(subject.inputs), "seed": seed, "budget_seconds": seconds}
-    spent = time.perf_counter() - start
-    return Report(subject, sections, skipped, failed, spent, started, settings)
+    refuse_classes(subject)
+    seconds = min(seconds, LONGEST)
+    end = time.perf_counter() + seconds  # loading and tracing are not the checks' time
+    settings = {
+        "samples": len(subject.inputs),
+        "sample": digest(subject.inputs, subject.labels),
+        "seed": seed,
+        "budget_seconds": seconds,
+    }
+    going = _Audit(subject, chosen, end, _asked_for(chosen, gates, checks), tell)
+
+    def report(interrupted: bool) -> Report:
+        spent = time.perf_counter() - start
+        return going.report(spent, started, settings, gates, every, interrupted)
+
+    try:
+        going.run()
+        return report(False)
+    except KeyboardInterrupt as error:
+        going.stop()
+        raise Interrupted(report(True)) from error
 
 
 def find_checks(names: Iterable[str] | None = None) -> list[Check]:
@@ -182,8 +115,91 @@ def find_checks(names: Iterable[str] | None = None) -> list[Check]:
     return sorted((every[name] for name in chosen), key=lambda check: (check.seconds, check.name))
 
 
-def _too_late(check: Check, left: float) -> str | None:
-    """Say that a check no longer fits the budget, or return None."""
-    if left >= check.seconds:
-        return None
-    return f"needs about {check.seconds:.0f} s and {max(left, 0):.0f} s of the budget are left"
+def _asked_for(
+    chosen: Sequence[Check], gates: Sequence[Gate], names: Iterable[str] | None
+) -> set[str]:
+    """Return the checks that the user named, or whose numbers a limit is on."""
+    heads = {gate.head for gate in gates}
+    return {check.name for check in chosen if names is not None or heads & set(check.heads)}
+
+
+class _Audit:
+    """The checks of one audit, as far as they are."""
+
+    def __init__(
+        self, subject: Subject, checks: Sequence[Check], end: float, asked: set[str], tell: Tell
+    ) -> None:
+        self.subject, self.end, self.tell = subject, end, tell
+        self.sections: dict[str, Section] = {}
+        self.skipped: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.timings: dict[str, Timing] = {}
+        self.running = ""
+        self.waiting = [check for check in checks if self._accepts(check, check.name in asked)]
+
+    def run(self) -> None:
+        """Run the checks that wait, one after the other."""
+        while self.waiting:
+            check, left = self.waiting[0], self.end - time.perf_counter()
+            seconds = share(self.waiting, left)
+            if seconds is None:
+                self.skipped[check.name] = too_late(check, left)
+            else:
+                self._run(check, seconds)
+            self.waiting.pop(0)
+
+    def stop(self) -> None:
+        """Name what an interruption leaves out."""
+        done = {*self.sections, *self.skipped, *self.failed}
+        for name in [check.name for check in self.waiting if check.name not in done]:
+            begun = name == self.running
+            self.skipped[name] = "it was interrupted" if begun else "the audit was interrupted"
+
+    def report(
+        self,
+        spent: float,
+        started: str,
+        settings: dict[str, Any],
+        gates: Sequence[Gate],
+        every: Sequence[Check],
+        interrupted: bool,
+    ) -> Report:
+        """Return what there is, with verdicts on limits."""
+        found = Report(
+            self.subject,
+            self.sections,
+            self.skipped,
+            self.failed,
+            spent,
+            started,
+            settings,
+            timings=self.timings,
+            interrupted=interrupted,
+        )
+        verdicts = tuple(judge(gate, found, every) for gate in gates)
+        return replace(found, verdicts=verdicts)
+
+    def _accepts(self, check: Check, asked: bool) -> bool:
+        """Tell whether a check can run on the subject; note why not."""
+        try:
+            refusal = check.refuse(self.subject)
+        except Exception as error:  # one broken check must not cost the others
+            self.failed[check.name] = f"{type(error).__name__}: {error}"
+            return False
+        if refusal is None and check.steady and self.subject.noise > UNSTEADY:
+            refusal = "the network answers the same input differently each time"
+        if refusal and (asked or not check.quiet):
+            self.skipped[check.name] = refusal
+        return not refusal
+
+    def _run(self, check: Check, seconds: float) -> None:
+        """Run one check; note what it gave, or why it gave nothing, and how long it took."""
+        self.tell(f"{check.name}: up to {seconds:.0f} s")
+        self.running, start = check.name, time.perf_counter()
+        try:
+            self.sections[check.name] = check.run(self.subject, seconds)
+        except InputError as error:
+            self.skipped[check.name] = str(error)
+        except Exception as error:  # one broken check must not cost the others
+            self.failed[check.name] = f"{type(error).__name__}: {error}"
+        self.timings[check.name] = Timing(time.perf_counter() - start, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,21 @@ def draw_sample(data: Inputs, samples: int, seed: int) -> Sample:
     order = _order(len(inputs), samples, seed)
     kept = None if labels is None else labels[order.to(labels.device)].long()
     return Sample(inputs.detach()[order.to(inputs.device)], kept, (), name)
+
+
+def digest(inputs: Tensor, labels: Tensor | None) -> str:
+    """Return what tells a sample from others: 16 hexadecimal digits of its contents.
+
+    Args:
+        inputs: (count, ...) inputs.
+        labels: (count,) labels, or None.
+    """
+    found = hashlib.sha256(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
+    for tensor in (inputs, labels):
+        if tensor is not None:
+            plain = tensor.detach().cpu().contiguous()
+            found.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+    return found.hexdigest()[:16]
 
 
 def refuse_not_finite(values: Tensor, message: str) -> None:

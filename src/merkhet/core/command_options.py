@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-MODEL = "package.module:callable, file.py:callable, a Hugging Face folder, or a run."
+MODEL = (
+    "package.module:callable, file.py:callable, a Hugging Face folder, a run, or the name of a "
+    "network that comes with merkhet, such as fashion-cnn."
+)
 
 Weights = Annotated[Path | None, typer.Option(help="Safetensors file for package.module:callable.")]
 Arguments = Annotated[str, typer.Option(help="Arguments of the callable, as JSON.")]

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from merkhet.core.available import available_memory
 from merkhet.core.errors import InputError
 from merkhet.kernels.empirical import BYTES, empirical_ntk
-from merkhet.kernels.jacobians import linearised
+from merkhet.kernels.jacobians import LOOP, linearised
 
 SIZES = (256, 128, 64, 32, 16)  # inputs; more cost quadratically and change a spectrum little
 ENOUGH = 64  # inputs from which on more outputs are worth more than more inputs
 DIRECTIONS = 10  # outputs, or random directions among more outputs
 PILOT = 4  # inputs that the cost is measured on
 SPARE = 0.7  # of the time is planned for
-MOST_BYTES = 2**32  # of gradients held at once
+MOST_BYTES = 3 * 2**28  # of gradients held at once; an audit is to fit beside other work
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def sampled_ntk(
     names = None if parameters is None else list(parameters)
     start = time.perf_counter()
     with linearised(module, names) as network:
-        example, bytes_of_row = network.example("x", x), network.bytes_of_row
+        example = network.example("x", x)
         count = sum(value.numel() for value in network.parameters.values())
+    bytes_of_row = count * finest(example.device).itemsize
     pilot = _Pilot(module, x, names, example, seed, start + seconds)
     loop = pilot.run()
     left = SPARE * (start + seconds - time.perf_counter())
@@ -123,7 +124,7 @@ class _Pilot:
             self._measure(vectorize=True)
         except InputError as error:
             self._measure(vectorize=False)
-            return str(error)
+            return str(error).removesuffix(f"; {LOOP}").partition(". ")[0].rstrip(".")
         return ""
 
     def _measure(self, *, vectorize: bool) -> None:

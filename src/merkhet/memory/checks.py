@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 
 from torch import nn
 
 from merkhet.core.costs import Costs, costs
+from merkhet.memory.again import fresh_code
+from merkhet.memory.feed_forward import (
+    HEADS,
+    KEY_DIM,
+    KEYS,
+    TOP_K,
+    FeedForward,
+    feed_forward_layers,
+    memory_cost,
+)
 from merkhet.memory.pictures import plot_usage
 from merkhet.memory.table import ValueTable
 from merkhet.memory.usage import Usage, usage
@@ -18,8 +27,6 @@ from merkhet.report.figures import to_svg
 WASTED = 0.5  # of the slots that even use would reach; fewer are a finding
 SKEWED = 0.9  # Gini coefficient from which the few outweigh the many
 WORTH = 0.1  # of all multiply-adds; less is not worth a memory
-# The paper's defaults, for what a memory would cost.
-HEADS, TOP_K, KEYS, KEY_DIM = 4, 32, 512, 256
 
 
 def has_no_memory(subject: Subject) -> str | None:
@@ -37,7 +44,9 @@ def slots(subject: Subject, seconds: float) -> Section:
         (path, f"{used.slots:,}", f"{used.used:.1%}", f"{used.kl:.2f}", f"{used.gini:.2f}")
         for path, used in found.items()
     )
-    findings = [one for path, used in found.items() for one in _findings(path, used)]
+    findings = [
+        one for path, used in found.items() for one in _findings(subject.module, path, used)
+    ]
     return Section(
         title="Memory",
         summary=" ".join(
@@ -76,62 +85,90 @@ def has_no_feed_forward(subject: Subject) -> str | None:
 def feed_forward(subject: Subject, seconds: float) -> Section:
     """Count how much of the arithmetic is in feed-forward layers, and what a memory would save."""
     counted = costs(subject.network)
-    widths = feed_forward_layers(subject.module)
+    layers = feed_forward_layers(subject.module)
     tokens = math.prod(subject.inputs.shape[1:])
-    spent = {path: _multiply_adds(counted, path) for path in widths}
-    share = sum(spent.values()) / max(counted.multiply_adds, 1)
-    saved = {path: spent[path] - tokens * memory_cost(width) for path, width in widths.items()}
-    best = max(saved, key=lambda path: saved[path])
-    worth = saved[best] / max(counted.multiply_adds, 1)
-    finding = Finding(
-        name=f"memory(feed_forward,{best})",
-        value=share,
-        sentence=f"Feed-forward layers take {share:.0%} of the multiply-adds. A memory of "
-        f"{KEYS**2:,} values in the place of {best} would save {worth:.0%} of all and add "
-        f"{KEYS**2 * widths[best] / 1e6:.0f} M parameters.",
-        yardstick=f"a memory of {HEADS} heads, k = {TOP_K}, keys of width {KEY_DIM}",
-        remedy="Replace one layer past the middle of the network, and train on.",
-        code=f"from merkhet.memory import attach; attach(module, ['{best}'], 'replace')",
-        weight=min(0.5, worth),
+    spent = [_spent(counted, layer) for layer in layers]
+    share = sum(spent) / max(counted.multiply_adds, 1)
+    instead = [tokens * memory_cost(layer.width) for layer in layers]
+    saved = [before - after for before, after in zip(spent, instead, strict=True)]
+    best = [place for place in range(len(layers)) if saved[place] == max(saved)]
+    place = best[len(best) // 2]  # past the middle of the network, where a choice is left
+    layer, worth = layers[place], saved[place] / max(counted.multiply_adds, 1)
+    count = (
+        "1 feed-forward layer takes"
+        if len(layers) == 1
+        else f"{len(layers)} feed-forward layers take"
     )
     return Section(
         title="Feed-forward layers",
-        summary=f"{len(widths)} feed-forward layers take {share:.0%} of the multiply-adds.",
-        findings=(finding,) if worth >= WORTH else (),
+        summary=f"{count} {share:.0%} of the multiply-adds. "
+        + _in_its_place(layer, worth, instead[place] / max(spent[place], 1)),
+        findings=(_worth_a_memory(layer, share, worth),) if worth >= WORTH else (),
         figures={"memory(feed_forward_share)": share, "memory(saved)": worth},
-        notes=("Counted, not measured; the read of a memory is bound by memory, not arithmetic.",),
+        notes=(
+            f"A memory of {HEADS} heads, k = {TOP_K}, {KEYS} half keys of width {KEY_DIM} and "
+            f"{KEYS**2:,} values. Counted, not measured; the read of a memory is bound by memory, "
+            "not arithmetic.",
+            "Lample et al., NeurIPS 2019, arXiv 1907.05242.",
+        ),
     )
 
 
+def _in_its_place(layer: FeedForward, worth: float, times: float) -> str:
+    """Say what a memory would save or waste in the place of a layer."""
+    if worth > 0:
+        return (
+            f"A product-key memory in the place of {layer.path} would save {worth:.0%} of all "
+            f"and add {_added(layer)} parameters."
+        )
+    return (
+        f"A product-key memory in the place of {layer.path} would waste arithmetic: it takes "
+        f"{times:.3g} times the layer's, for most of its cost, the search of keys, does not shrink "
+        f"with the width of {layer.width}. Wider layers, or fewer and narrower keys, are another "
+        "matter."
+    )
+
+
+def _worth_a_memory(layer: FeedForward, share: float, worth: float) -> Finding:
+    """Return the finding of arithmetic that a memory would save."""
+    return Finding(
+        name=f"memory(feed_forward,{layer.path})",
+        value=share,
+        sentence=f"Feed-forward layers take {share:.0%} of the multiply-adds. A memory of "
+        f"{KEYS**2:,} values in the place of {layer.path} would save {worth:.0%} of all and add "
+        f"{_added(layer)} parameters.",
+        yardstick=f"a memory of {HEADS} heads, k = {TOP_K}, keys of width {KEY_DIM}",
+        remedy="Replace one layer past the middle of the network, and train on.",
+        code=layer.code,
+        weight=min(0.5, worth),
+    )
+
+
+def _added(layer: FeedForward) -> str:
+    """Return the parameters of a memory's values in words."""
+    return f"{KEYS**2 * layer.width / 1e6:.0f} M"
+
+
+def _spent(counted: Costs, layer: FeedForward) -> float:
+    """Return the multiply-adds of a layer, on the way up and down."""
+    parts = filter(None, (layer.up, layer.down))
+    return sum(_multiply_adds(counted, path) for path in parts)
+
+
 CHECKS = (
-    Check("feed_forward", 0.2, refuse=has_no_feed_forward, run=feed_forward, quiet=True),
+    Check(
+        "feed_forward",
+        0.2,
+        refuse=has_no_feed_forward,
+        run=feed_forward,
+        quiet=True,
+        gives=("memory",),
+    ),
     Check("memory", 2.0, refuse=has_no_memory, run=slots, quiet=True),
 )
 
 
-def feed_forward_layers(module: nn.Module) -> dict[str, int]:
-    """Return paths and widths of the modules that go up and down again by matrices alone.
-
-    They hold two or more linear layers, the last of which leads back to the width of the first,
-    and no other module with parameters.
-    """
-    found: dict[str, int] = {}
-    for path, part in module.named_modules():
-        matrices = [one for one in part.children() if isinstance(one, nn.Linear)]
-        weighted = [one for one in part.children() if any(True for _ in one.parameters())]
-        if path and len(matrices) >= 2 and len(weighted) == len(matrices):
-            first, last = matrices[0], matrices[-1]
-            if first.in_features == last.out_features < first.out_features:
-                found[path] = first.in_features
-    return found
-
-
-def memory_cost(width: int) -> int:
-    """Return the multiply-adds of a memory of the paper's size for one token."""
-    return HEADS * (width * KEY_DIM + KEYS * KEY_DIM + TOP_K * width)
-
-
-def _findings(path: str, used: Usage) -> Iterator[Finding]:
+def _findings(module: nn.Module, path: str, used: Usage) -> Iterator[Finding]:
     """Find slots that are never read, and use that is skewed."""
     reads = int(used.counts.sum())
     even = 1 - math.exp(-reads / used.slots)
@@ -143,7 +180,7 @@ def _findings(path: str, used: Usage) -> Iterator[Finding]:
             f"spread evenly would reach {even:.1%}.",
             yardstick=f"{reads:,} reads spread evenly: {even:.1%}",
             remedy="Normalise the queries over the batch, or take fewer slots.",
-            code='ProductKeyMemory(..., query_norm="batch")',
+            code=fresh_code(module, path, query_norm="batch"),
             weight=min(0.9, 0.9 * (1 - used.used / even)),
         )
     if used.gini > SKEWED and used.used >= WASTED * even:
@@ -154,19 +191,16 @@ def _findings(path: str, used: Usage) -> Iterator[Finding]:
             sentence=f"{path} has 90% of its weight on {share:.1%} of its slots.",
             yardstick="even use: 90%",
             remedy="More heads or a larger k spread the reads.",
-            code="ProductKeyMemory(..., num_heads=8)",
+            code=fresh_code(module, path, heads=2),
             weight=0.3,
         )
 
 
 def _batches(subject: Subject, seconds: float, read: list[int]) -> Iterator[object]:
     """Yield prepared batches while there is time; note how many inputs were read."""
-    stop = time.perf_counter() + seconds
-    for part in subject.inputs.split(subject.batch_size):
+    for part in subject.batches(seconds):
         yield subject.preprocess(part.clone())
         read.append(len(part))
-        if time.perf_counter() > stop:
-            return
 
 
 def _multiply_adds(counted: Costs, path: str) -> float:

@@ -1,4 +1,4 @@
-"""Networks as Hugging Face publishes them, from a folder on this machine.
+"""Pretrained networks: those that come with merkhet, and Hugging Face folders on this machine.
 
 `load_weights` and `save_weights`, for the networks of this package, are here by name too.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from merkhet.core.errors import InputError, need
+from merkhet.models import shipped
 from merkhet.models.weights import load_weights, save_weights
 
 __all__ = ["from_pretrained", "load_weights", "save_weights"]
@@ -23,24 +24,44 @@ SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def from_pretrained(folder: Path | str) -> nn.Module:
-    """Return the network of a Hugging Face folder, in eval mode and in the dtype it was kept.
+def from_pretrained(name: Path | str) -> nn.Module:
+    """Return a pretrained network in eval mode: one that comes with merkhet, or a folder's.
 
-    The class is the one that config.json names under "architectures", among those of
-    `transformers` itself: code that lies in the folder is never run, nothing is downloaded.
+    A name such as "fashion-cnn" is that of a network that comes with merkhet, trained by
+    `merkhet reproduce models`; `merkhet.models.shipped.names()` lists them. Its files are
+    compared with their checksums.
+
+    A path is that of a Hugging Face folder, whose network keeps its dtype. The class is the
+    one that config.json names under "architectures", among those of `transformers` itself:
+    code that lies in the folder is never run, nothing is downloaded.
     Weights come from safetensors; if there are only pickled ones, they are read with
     torch's `weights_only`, which refuses everything but tensors. Every weight of the
     network must be there. Needs the extra `hf`.
 
     Args:
-        folder: A folder with config.json and model.safetensors, as `save_pretrained` writes.
+        name: A name, or a folder with config.json and model.safetensors, as `save_pretrained`
+            writes; a folder of that name goes first.
+
+    Returns:
+        A module; what shapes it takes and gives is told where it is built.
 
     Raises:
-        InputError: The folder lacks config.json or weights, or they do not fit; the
-            message says which.
+        InputError: There is no such network, or the folder lacks config.json or weights, or
+            they do not fit; the message says which.
         MissingExtraError: `transformers` is not installed.
     """
-    folder = Path(folder)
+    if is_name(name):
+        return shipped.load(str(name))
+    return _from_folder(Path(name))
+
+
+def is_name(text: Path | str) -> bool:
+    """Tell whether a text can only be the name of a network that comes with merkhet."""
+    return isinstance(text, str) and Path(text).name == text and not Path(text).exists()
+
+
+def _from_folder(folder: Path) -> nn.Module:
+    """Return the network of a Hugging Face folder."""
     architecture = _architecture(folder)
     use_safetensors = _has_safetensors(folder)
     network = _class(architecture, folder)

@@ -1,4 +1,4 @@
-"""MODEL on the command line: code that builds a network, a Hugging Face folder, or a run."""
+"""MODEL on the command line: a name, code that builds a network, or a folder that holds one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from merkhet.core import discovery
 from merkhet.core.errors import InputError, choose
 from merkhet.core.options import numbers
+from merkhet.models import shipped
 from merkhet.models.pretrained import from_pretrained
 from merkhet.models.registry import Spec
 from merkhet.models.weights import load_weights
 
 HOW = (
-    "give package.module:callable, file.py:callable, a Hugging Face folder (with config.json) "
-    "or a run of merkhet (with run.json)"
+    "give package.module:callable, file.py:callable, a Hugging Face folder (with config.json), "
+    f"a run of merkhet (with run.json), or a name: {', '.join(shipped.names())}"
 )
 
 
@@ -91,6 +92,10 @@ def find_target(
         if weights or arguments:
             raise InputError("--weights and --arguments go with package.module:callable alone")
         return _from_folder(folder)
+    if text in shipped.names() and not folder.exists():
+        if weights or arguments:
+            raise InputError("--weights and --arguments go with package.module:callable alone")
+        return _shipped(text)
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name:
         raise InputError(f"no network at {text!r}: {HOW}")
@@ -136,6 +141,12 @@ def _from_folder(folder: Path) -> Target:
             tokenizer=folder / "tokenizer.json",
         )
     raise InputError(f"{folder} holds neither run.json nor config.json: {HOW}")
+
+
+def _shipped(name: str) -> Target:
+    """Return a network that comes with merkhet, its files compared with their checksums."""
+    shipped.card(name)
+    return replace(_from_run(shipped.folder(name)), name=name)
 
 
 def _reader(folder: Path) -> Callable[[Path], nn.Module]:

@@ -5,7 +5,8 @@ A package offers its checks as `CHECKS`, a tuple of `Check`, in its `checks.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -33,6 +34,8 @@ class Subject:
         seed: Seed of everything random in the audit.
         batch_size: Inputs in one forward pass.
         seconds_each: Seconds that one input takes in a small batch, measured once.
+        noise: Relative distance between two outputs of the same inputs: 0 where the network is
+            deterministic, up to rounding.
     """
 
     module: nn.Module
@@ -47,6 +50,7 @@ class Subject:
     seed: int = 0
     batch_size: int = 64
     seconds_each: float = 0.0
+    noise: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -54,6 +58,22 @@ class Subject:
         if not self.inputs.is_floating_point():
             return "tokens"
         return {4: "pictures", 3: "signals"}.get(self.inputs.dim(), "vectors")
+
+    def batches(self, seconds: float) -> Iterator[Tensor]:
+        """Yield the raw inputs in batches while there is time, one batch at least.
+
+        Args:
+            seconds: How long whoever takes them may be at it. Batches are small enough for two to
+                fit, and one that would not fit is not begun.
+        """
+        stop = time.perf_counter() + seconds
+        fitting = int(seconds / 2 / max(self.seconds_each, 1e-9))
+        for part in self.inputs.split(max(1, min(self.batch_size, fitting))):
+            start = time.perf_counter()
+            yield part
+            now = time.perf_counter()
+            if now + (now - start) / 2 > stop:
+                return
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
@@ -71,7 +91,10 @@ class Finding:
         sentence: What it means, in plain words, with the number.
         yardstick: What the number is to be held against, in words.
         remedy: What to do about it, in words.
-        code: The line of code or the command that applies the remedy.
+        code: The lines of code, or the command, that apply the remedy, to be run as they stand.
+            Code imports what it needs and uses the names `network`, `inputs`, `labels` and
+            `preprocess` alone, as the report's setup defines them; a command begins with
+            "merkhet" and may name MODEL and DATA, which the report fills in.
         weight: Severity from 0 (fine) to 1 (act on it); findings are ranked by it.
     """
 
@@ -136,6 +159,10 @@ class Check:
         run: Runs it within about the seconds given.
         quiet: For parts that few networks have: where it is refused it is not mentioned, unless
             it was asked for by name.
+        gives: What the names of its figures and findings begin with, before the bracket; empty
+            where that is the check's own name.
+        steady: Compares outputs of changed inputs or weights: left out where the network answers
+            the same input differently each time.
     """
 
     name: str
@@ -143,3 +170,10 @@ class Check:
     refuse: Callable[[Subject], str | None]
     run: Callable[[Subject, float], Section]
     quiet: bool = False
+    gives: tuple[str, ...] = ()
+    steady: bool = False
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What the names of its figures and findings begin with."""
+        return self.gives or (self.name,)

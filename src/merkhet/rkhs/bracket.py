@@ -25,12 +25,17 @@ from merkhet.core.outputs import PREFERRED
 from merkhet.rkhs.certified import certified_norm
 from merkhet.rkhs.exact_copy import check_inputs, exact_copy, exact_inputs, mixes_examples
 from merkhet.rkhs.lower import Lower, lower_bound
+from merkhet.rkhs.prepared import Prepared
 from merkhet.rkhs.rules import rules
 from merkhet.rkhs.rules_attention import ATTENTION
 from merkhet.rkhs.rules_state import Bound, Part, State, Walk
 
 METHODS = ("certified", "power")
 BATCH = 3  # examples of the trace: a number that few networks have for another size
+ONE_WAY = (
+    "torch.export could not trace this network: its modules were watched on one input, and other "
+    "inputs may go another way"
+)
 SLACK = 1e-12  # relative, for the products and sums of some thousand float64 factors
 
 
@@ -204,10 +209,29 @@ def upper_bound(model: nn.Module, inputs: Tensor, *, method: str = "certified") 
     value, reasons = walk.total(state), _few(state.reasons)
     if network.node(output).shape[:1] != (BATCH,):
         value, reasons = math.inf, (*reasons, "the output has no place for each example")
+    if network.source == "hooks" and not _in_order(model):
+        value, reasons = math.inf, (*reasons, f"{ONE_WAY} ({network.reason})")
     if math.isinf(value) and not reasons:
         reasons = ("the bound is larger than float64 holds",)
     head = _head(state, network.node(output).shape)
     return Upper(value * (1 + SLACK), tuple(walk.parts), reasons, method == "power", head)
+
+
+def _in_order(model: nn.Module) -> bool:
+    """Tell whether all inputs go the same way: modules call those inside one after another.
+
+    What an innermost module does itself is not asked here: torch's own are known, others have a
+    rule or an infinite bound.
+    """
+    inner = [part for part in model.modules() if any(True for _ in part.children())]
+    known = nn.Sequential.forward, Prepared.forward
+    declared = [part for part in inner if hasattr(part, "lipschitz_constant")]
+    whole = {id(below) for part in declared for below in part.modules()}
+    return all(
+        type(part).forward in known and "forward" not in vars(part)
+        for part in inner
+        if id(part) not in whole
+    )
 
 
 def _check_counts(**counts: object) -> None:

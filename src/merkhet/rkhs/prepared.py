@@ -52,7 +52,8 @@ def as_named(bracket: Bracket) -> Bracket:
         replace(part, path=part.path.removeprefix("network").removeprefix("."))
         for part in bracket.parts
     )
-    return replace(bracket, parts=tuple(parts))
+    reasons = tuple(reason.removeprefix("network.") for reason in bracket.reasons)
+    return replace(bracket, parts=tuple(parts), reasons=reasons)
 
 
 @torch.no_grad()
@@ -65,4 +66,6 @@ def _with_buffers(preprocess: Preprocess, example: Tensor) -> Preprocess:
         same = torch.equal(module(example.clone()), preprocess(example.clone()))
     except Exception:  # whatever their code raises for an input that is a stand-in
         return preprocess
+    if same and not any(node.op.startswith("call") for node in module.graph.nodes):
+        return nn.Identity()  # known as such also where hooks alone see it
     return module if same else preprocess  # one that draws noise differs

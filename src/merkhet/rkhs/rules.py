@@ -101,4 +101,6 @@ def _constant(_node: Node, _given: tuple[State, ...]) -> None:
 
 def _unknown(walk: Walk, node: Node, given: tuple[State, ...]) -> str:
     """Say why an operation has no bound."""
-    return REFUSALS.get(node.op, walk.network.reason or DECLARE)
+    seen = walk.network.reason
+    unseen = f"torch.export could not follow the network ({seen}), and " if seen else ""
+    return REFUSALS.get(node.op, unseen + DECLARE)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from merkhet.core.errors import InputError
 from merkhet.core.modes import evaluating
@@ -37,7 +38,7 @@ class Motion:
         standard: The size that the finding speaks of.
         words: The finding's words for it, with the size to be filled in.
         remedy: What makes a network more stable to it.
-        code: The line that augments training pictures with it.
+        code: The lines that augment training inputs with it.
     """
 
     kind: str
@@ -56,8 +57,8 @@ MOTIONS = (
         "A shift by {size:g} pixels",
         "Train on shifted copies, and average before sub-sampling (a wider last pooling buys "
         "invariance).",
-        "from merkhet.core.deformations import translate; "
-        "images = translate(images, {size:g} * torch.randn(len(images), 2))",
+        "import torch\nfrom merkhet.core.deformations import translate\n"
+        "moved = translate(inputs, {size:g} * torch.randn(len(inputs), 2))",
     ),
     Motion(
         "rotation",
@@ -65,8 +66,8 @@ MOTIONS = (
         10.0,
         "A rotation by {size:g} degrees",
         "Train on rotated copies; networks of merkhet.ckn with a group ignore rotations by design.",
-        "from merkhet.core.deformations import rotate; "
-        "images = rotate(images, {size:g} * torch.randn(len(images)))",
+        "import torch\nfrom merkhet.core.deformations import rotate\n"
+        "moved = rotate(inputs, {size:g} * torch.randn(len(inputs)))",
     ),
     Motion(
         "scaling",
@@ -74,8 +75,8 @@ MOTIONS = (
         0.1,
         "A change of size by {size:.0%}",
         "Train on scaled copies.",
-        "from merkhet.core.deformations import rescale; "
-        "images = rescale(images, 1 + {size:g} * (2 * torch.rand(len(images)) - 1))",
+        "import torch\nfrom merkhet.core.deformations import rescale\n"
+        "moved = rescale(inputs, 1 + {size:g} * (2 * torch.rand(len(inputs)) - 1))",
     ),
     Motion(
         "deformation",
@@ -83,9 +84,10 @@ MOTIONS = (
         2.0,
         "A smooth deformation by up to {size:g} pixels",
         "Train on deformed copies; small patches buy stability to deformations.",
-        "from merkhet.core.deformations import deform, smooth_displacement; "
-        "images = deform(images, smooth_displacement(images.shape[2:], {size:g}, {gradient:.2g}, "
-        "count=len(images), generator=torch.default_generator))",
+        "import torch\nfrom merkhet.core.deformations import deform, smooth_displacement\n"
+        "field = smooth_displacement(inputs.shape[2:], {size:g}, {gradient:.2g}, "
+        "count=len(inputs), generator=torch.default_generator)\n"
+        "moved = deform(inputs, field)",
     ),
 )
 
@@ -161,7 +163,16 @@ def stability(subject: Subject, seconds: float) -> Section:
     )
 
 
-CHECKS = (Check("stability", 8.0, refuse=refuse, run=stability),)
+CHECKS = (
+    Check(
+        "stability",
+        8.0,
+        refuse=refuse,
+        run=stability,
+        gives=("stability", "labels_changed"),
+        steady=True,
+    ),
+)
 
 
 def scaled(motion: Motion, subject: Subject) -> Motion:
@@ -189,8 +200,7 @@ def _for_kind(text: str, subject: Subject) -> str:
     if subject.kind != "signals":
         return text
     for here, there in (
-        ("len(images), 2)", "len(images))"),
-        ("images", "signals"),
+        ("len(inputs), 2)", "len(inputs))"),
         ("pixels", "samples"),
     ):
         text = text.replace(here, there)
@@ -208,10 +218,12 @@ def inner_layers(subject: Subject) -> tuple[str, ...]:
         for place, node in enumerate(subject.network.nodes)
         if node.path and node.shapes and node.shape[:1] == subject.network.inputs[0].shape[:1]
     }
+    modules = dict(subject.module.named_modules(remove_duplicate=False))
     depths = sorted({path.count(".") + 1 for path in order})
     blocks: list[str] = []
     for depth in depths:
-        blocks = list(dict.fromkeys(".".join(path.split(".")[:depth]) for path in order))
+        blocks = list(dict.fromkeys(_block(modules, path, depth) for path in order))
+        blocks = [path for path in blocks if not _holds_another(path, blocks)]
         if len(blocks) > INNER_LAYERS:
             break
     blocks = [path for path in blocks if _called_once(subject, path, blocks)][:-1]
@@ -219,11 +231,29 @@ def inner_layers(subject: Subject) -> tuple[str, ...]:
     return tuple(blocks[int(place * step)] for place in range(min(INNER_LAYERS, len(blocks))))
 
 
+def _block(modules: dict[str, nn.Module], path: str, depth: int) -> str:
+    """Return the first names of a module's path, one more after a list, which is not called."""
+    names = path.split(".")
+    for length in range(min(depth, len(names)), len(names)):
+        part = modules.get(".".join(names[:length]))
+        if not isinstance(part, nn.ModuleList | nn.ModuleDict):
+            return ".".join(names[:length])
+    return path
+
+
+def _holds_another(path: str, blocks: list[str]) -> bool:
+    """Tell whether another block is inside: then this one returns much what that does."""
+    return any(other.startswith(f"{path}.") for other in blocks)
+
+
 def _called_once(subject: Subject, path: str, blocks: list[str]) -> bool:
     """Tell whether a module is called, only once, and under this path alone."""
     modules = dict(subject.module.named_modules(remove_duplicate=False))
     same = [other for other in blocks if modules.get(other) is modules.get(path)]
-    again = any(node.call for node in subject.network.within(path))
+    calls = dict[str, int]()
+    for node in subject.network.within(path):
+        calls[node.path] = max(node.call, calls.get(node.path, 0))
+    again = all(calls.values())  # every part: one that a block calls twice says nothing of it
     return path in modules and len(same) == 1 and not again
 
 
@@ -305,7 +335,8 @@ def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Fi
     return Finding(
         name=f"stability({motion.kind},{motion.standard:g})",
         value=moved,
-        sentence=f"{motion.words.format(size=motion.standard)} {flips}moves the output {far}.",
+        sentence=f"{_one(motion.words.format(size=motion.standard))} {flips}moves the output "
+        f"{far}.",
         yardstick=f"{yardstick[0]} are {yardstick[1]:.2f} of its length apart"
         if yardstick
         else "the output's own length",
@@ -313,6 +344,11 @@ def _finding(motion: Motion, curve: StabilityCurve, changed: float | None) -> Fi
         code=motion.code.format(size=motion.standard),
         weight=min(0.95, max(0.75 * share, 5 * (changed or 0.0))),
     )
+
+
+def _one(words: str) -> str:
+    """Return words with "1 pixels" as "1 pixel"."""
+    return re.sub(r"\b1 (pixel|sample)s\b", r"1 \1", words)
 
 
 def _summary(
@@ -341,7 +377,7 @@ def _table(
             flips = changed[motion.kind] if path == OUTPUT else None
             rows.append(
                 (
-                    f"{motion.kind} {motion.standard:g} {curve.unit}",
+                    _one(f"{motion.kind} {motion.standard:g} {curve.unit}"),
                     path or "output",
                     f"{curve.at(motion.standard):.3f}",
                     *(

@@ -162,5 +162,6 @@ class Network:
             return []
         return [
             "Seen through module hooks only, since torch.export could not trace this network: "
-            f"operations outside modules are missing. ({self.reason})"
+            "operations outside modules are missing, and where its code depends on the data, what "
+            f"is shown ran on the first inputs. ({self.reason})"
         ]

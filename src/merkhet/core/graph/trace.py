@@ -52,8 +52,14 @@ def trace(module: nn.Module, example_inputs: Any) -> Network:
         try:
             return export_network(module, args, kwargs)
         except Exception as error:  # torch.export raises errors of many kinds
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            return hook_network(module, copied(args), copied(kwargs), reason)
+            return hook_network(module, copied(args), copied(kwargs), _why(error))
+
+
+def _why(error: Exception) -> str:
+    """Say why torch.export could not trace a network, without a full stop."""
+    if "DataDependent" in type(error).__name__:
+        return "its control flow depends on data"
+    return f"{type(error).__name__}: {first_line(error)}".rstrip(".")
 
 
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

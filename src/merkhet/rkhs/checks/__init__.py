@@ -7,7 +7,7 @@ from merkhet.rkhs.checks.looking import has_no_classes, has_no_lengths
 from merkhet.rkhs.checks.perturbations import flips
 
 CHECKS = (
-    Check("lipschitz", 4.0, refuse=has_no_lengths, run=lipschitz),
-    Check("certified", 4.0, refuse=has_no_classes, run=certified),
-    Check("flips", 4.0, refuse=has_no_classes, run=flips),
+    Check("lipschitz", 4.0, refuse=has_no_lengths, run=lipschitz, steady=True),
+    Check("certified", 4.0, refuse=has_no_classes, run=certified, steady=True),
+    Check("flips", 4.0, refuse=has_no_classes, run=flips, steady=True),
 )

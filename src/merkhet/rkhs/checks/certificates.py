@@ -22,6 +22,7 @@ from merkhet.rkhs.checks.looking import (
     units,
 )
 from merkhet.rkhs.pictures import plot_accuracy
+from merkhet.rkhs.prepared import as_named
 
 RADII = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 SHORT = 0.5  # of the yardstick; a median above it is no finding
@@ -68,7 +69,7 @@ def _radii(subject: Subject, inputs: Tensor, labels: Tensor) -> Tensor:
     """
     function = function_of(subject)
     with in_mode(function, training=False):
-        bracket = lipschitz(function, inputs[:2], ascents=0)
+        bracket = as_named(lipschitz(function, inputs[:2], ascents=0))
         if not math.isfinite(bracket.upper):
             raise InputError(
                 f"there is no finite Lipschitz bound to certify by: {'; '.join(bracket.reasons)}"
@@ -81,6 +82,8 @@ def _summary(radii: Tensor, subject: Subject, given: bool) -> str:
     what = "right, and provably so," if given else "provably the same"
     share = f"; {float((radii > 0).double().mean()):.1%} are right at all" if given else ""
     median = float(radii.median())
+    if median == 0:
+        return f"Fewer than half of {len(radii)} predictions are {what} within any radius{share}."
     within = f"a radius of {median:.3g} or more, in {units(subject)}"
     if median == math.inf:
         within = "any radius: no change of the input changes the output"
@@ -102,17 +105,23 @@ def _findings(radii: Tensor, half: Tensor | None, subject: Subject) -> tuple[Fin
             name="certified(median,right)",
             value=median,
             sentence=f"The median certified radius of right predictions is {median:.3g}, "
-            f"{share:.1%} of the way on which two examples of different labels meet.",
+            f"{_percent(share)} of the way on which two examples of different labels meet.",
             yardstick=f"half the distance to the nearest example of another label, {yardstick:.3g} "
             "in the median: no classifier is certified farther everywhere",
             remedy="A bound grows with the product of the layers' norms: train under a spectral "
             "constraint, together with a penalty on the gradient.",
-            code="from merkhet.rkhs import GradientPenalty, SpectralConstraint, train_classifier; "
-            "train_classifier(module, (inputs, labels), 0.01 * GradientPenalty(), "
-            "SpectralConstraint(1.0, example=inputs))",
+            code="from merkhet.rkhs import GradientPenalty, SpectralConstraint, train_classifier\n"
+            "prepared = preprocess(inputs)\n"
+            "train_classifier(network, (prepared, labels), 0.01 * GradientPenalty(), "
+            "SpectralConstraint(1.0, example=prepared))",
             weight=0.1 + 0.3 * (1 - share),
         ),
     )
+
+
+def _percent(share: float) -> str:
+    """Return a share in words; one that would round to 0 is none."""
+    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
 
 
 def _table(radii: Tensor, subject: Subject) -> Table:

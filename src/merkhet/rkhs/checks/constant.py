@@ -77,9 +77,9 @@ def _findings(found: Bracket) -> tuple[Finding, ...]:
             yardstick="1, where bound and network meet; networks trained without regard to it "
             "reach hundreds and more",
             remedy=f"The largest factor is {widest.factor:.3g}, of {where}. {_remedy(widest)}",
-            code="from merkhet.rkhs import SpectralConstraint, train_classifier; "
-            "train_classifier(module, (inputs, labels), "
-            "constraint=SpectralConstraint(1.0, example=inputs))",
+            code="from merkhet.rkhs import SpectralConstraint\n"
+            "constraint = SpectralConstraint(1.0, example=preprocess(inputs[:2]))\n"
+            "constraint(network, 1)  # now, and after each step of training",
             weight=min(0.35, 0.1 + 0.05 * math.log10(ratio)),
         ),
     )

@@ -115,8 +115,10 @@ def _findings(found: Flips, half: Tensor | None, subject: Subject) -> tuple[Find
             "in the median",
             remedy="Train on the worst change in a ball; a radius of a quarter of the yardstick "
             "is a start. A penalty on the gradient costs less and helps less.",
-            code="from merkhet.rkhs import AdversarialLoss, train_classifier; "
-            f"train_classifier(module, (inputs, labels), AdversarialLoss({yardstick / 4:.2g}))",
+            code="from merkhet.rkhs import AdversarialLoss, train_classifier\n"
+            "from merkhet.rkhs.prepared import Prepared\n"
+            "whole = Prepared(network, preprocess, inputs[:1])  # a radius in raw inputs\n"
+            f"train_classifier(whole, (inputs, labels), AdversarialLoss({yardstick / 4:.2g}))",
             weight=0.2 + 0.6 * (1 - share / SHORT),
         ),
     )

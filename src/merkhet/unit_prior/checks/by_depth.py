@@ -16,10 +16,11 @@ from merkhet.unit_prior.checks.looking import (
     PASSES,
     affordable,
     fresh_networks,
-    layers_of,
+    layers_by_input,
     penalty_code,
     run,
 )
+from merkhet.unit_prior.checks.streams import stream, unsettled_norms
 from merkhet.unit_prior.pictures import plot_by_depth
 
 FAR = 10.0  # from the first to the last layer before the output, of a fresh network
@@ -45,7 +46,9 @@ class Sizes:
 
 def scales(subject: Subject, seconds: float) -> Section:
     """Measure the root mean square of the units of each layer, here and in fresh copies."""
-    paths = [place.path for place in layers_of(subject)]
+    layers, left_out = layers_by_input(subject)
+    paths = [place.path for place in layers]
+    along = stream(subject.network, paths)
     count = affordable(subject, seconds, PASSES)
     inputs = subject.inputs[:count]
     now = _sizes(subject, subject.module, inputs, paths)
@@ -54,16 +57,27 @@ def scales(subject: Subject, seconds: float) -> Section:
     fresh = {path: _middle([copy[path] for copy in copies]) for path in paths}
     return Section(
         title="Scales by depth",
-        summary=_summary(now, fresh, paths),
-        findings=_findings(now, fresh, paths),
+        summary=_summary(now, fresh, along),
+        findings=unsettled_norms(subject.module) or _findings(now, fresh, along),
         tables=(_table(now, fresh, copies),),
         pictures=_pictures(now, fresh, copies),
-        figures=_figures(now, fresh, paths),
+        figures=_figures(now, fresh, along),
         notes=(
             f"{count} of {len(subject.inputs)} inputs; {how}, of which the geometric mean is "
             "shown. Root mean square over inputs, units and positions, before the activation, of "
-            f"{len(paths)} layers with weights, from first to last.",
+            f"{len(paths)} layers with weights, from first to last.{left_out}{_ends(paths, along)}",
         ),
+    )
+
+
+def _ends(paths: Sequence[str], along: Sequence[str]) -> str:
+    """Say how many layers are shown without being compared."""
+    count = len(paths) - len(along)
+    if not count:
+        return ""
+    return (
+        f" Shown and not compared: {count} of them, whose results are added to others and may "
+        "be of any size."
     )
 
 
@@ -145,7 +159,7 @@ def _at_the_start(fresh: dict[str, float], hidden: Sequence[str]) -> Finding:
         "before.",
         yardstick=f"1; up to {FAR:g} times larger or smaller trains without trouble",
         remedy="Take an initialisation that keeps the scale of this network, for which this "
-        "compares some at an input x, or put norms between layers.",
+        "compares some at the first input, or put norms between layers.",
         code=COMPARE,
         weight=min(0.6, 0.2 + 0.1 * math.log10(_far(there))),
     )
@@ -175,7 +189,7 @@ def _since(now: dict[str, float], fresh: dict[str, float], hidden: Sequence[str]
 def _told(times: float) -> str:
     """Return a ratio in words that "as" follows."""
     far = _far(times)
-    told = f"{far:.3g}" if far < 1000 else f"{far:,.0f}"
+    told = f"{far:.3g}" if far < 1000 else f"{far:,.0f}" if far < 1e6 else f"{far:.1g}"
     return f"{told} times as {'large' if times >= 1 else 'small'}"
 
 
@@ -184,14 +198,19 @@ def _table(
 ) -> Table:
     """Return sizes by layer."""
     rows = tuple(
-        (path, f"{size:.3g}", f"{fresh[path]:.3g}", "{:.3g} to {:.3g}".format(*_ends(copies, path)))
+        (
+            path,
+            f"{size:.3g}",
+            f"{fresh[path]:.3g}",
+            "{:.3g} to {:.3g}".format(*_range(copies, path)),
+        )
         for path, size in now.items()
     )
     columns = ("layer", "here", "fresh networks", "from, to")
     return Table("Root mean square of units over inputs", columns, rows)
 
 
-def _ends(copies: Sequence[dict[str, float]], path: str) -> tuple[float, float]:
+def _range(copies: Sequence[dict[str, float]], path: str) -> tuple[float, float]:
     """Return the least and the largest size of a layer among copies."""
     sizes = [copy[path] for copy in copies]
     return min(sizes), max(sizes)
@@ -204,7 +223,7 @@ def _pictures(
     if len(now) < 2:
         return ()
     lines = {"here": list(now.values()), "fresh networks": list(fresh.values())}
-    spread = {"fresh networks": [_ends(copies, path) for path in now]}
+    spread = {"fresh networks": [_range(copies, path) for path in now]}
     drawn = plot_by_depth(lines, "root mean square of units", places=list(now), intervals=spread)
     caption = "Root mean square of units over inputs, by depth; the band, all fresh networks."
     return (Picture(caption, to_svg(drawn)),)

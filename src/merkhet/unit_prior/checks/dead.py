@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from merkhet.core.graph import Network, Node
 from merkhet.report import Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import to_svg
 from merkhet.unit_prior.analysis.dense_chains import chain_of
@@ -20,27 +19,17 @@ from merkhet.unit_prior.checks.looking import (
     has_no_layers,
     run,
 )
+from merkhet.unit_prior.checks.streams import SETTLE, unsettled_norms
+from merkhet.unit_prior.checks.switches import Switch, is_switch, switches
 from merkhet.unit_prior.pictures import plot_by_depth
 from merkhet.unit_prior.prior import UnitPrior
 from merkhet.unit_prior.weight_priors import Gaussian
 
-SWITCHES = ("relu", "relu6")  # 0 below 0, with a gradient of 0 there
+UNSETTLED = (
+    "Batch norms hold the statistics they were made with, where those of the fresh networks have "
+    "seen the sample: let them see training data in training mode first."
+)
 MANY = 0.05  # of a layer's units; more that are dead are a finding
-
-
-@dataclass(frozen=True)
-class Switch:
-    """Where units of an activation that is 0 below 0 are seen.
-
-    Attributes:
-        path: Of the module whose output is looked at: the activation, or what it is applied to.
-        axis: Of the output, that counts units: features, or channels with all their positions.
-        relu: Path of the ReLU's own module; "" where it is a function.
-    """
-
-    path: str
-    axis: int
-    relu: str = ""
 
 
 @dataclass
@@ -66,7 +55,7 @@ def has_no_switch(subject: Subject) -> str | None:
     refusal = has_no_layers(subject)
     if refusal:
         return refusal
-    if not any(node.op in SWITCHES for node in subject.network.nodes):
+    if not any(is_switch(node) for node in subject.network.nodes):
         return "no activation of the network is 0 on a side, as ReLU is: units cannot die"
     if not switches(subject)[0]:
         return "no module gives what its ReLUs are applied to, or return: write them as modules"
@@ -86,45 +75,17 @@ def dead_units(subject: Subject, seconds: float) -> Section:
     return Section(
         title="Dead units",
         summary=_summary(now, fresh, count),
-        findings=_findings({switch.path: switch.relu for switch in watched}, now, fresh),
+        findings=_findings(
+            {switch.path: switch.relu for switch in watched},
+            now,
+            fresh,
+            unsettled=bool(unsettled_norms(subject.module)),
+        ),
         tables=(_table(now, fresh),),
         pictures=_pictures(now, fresh),
         figures=_figures(now, fresh) | ({} if off is None else {"dead_units(layer_off)": off}),
         notes=_notes(subject, count, how, missed, off),
     )
-
-
-def switches(subject: Subject) -> tuple[list[Switch], int]:
-    """Return where units of ReLUs can be seen, and how many cannot.
-
-    What a module gives to a ReLU is looked at where it is called once, or else what the ReLU's
-    own module gave last.
-    """
-    network, found, missed = subject.network, dict[str, Switch](), 0
-    parts = dict(subject.module.named_modules())
-    leaves = {path for path, part in parts.items() if not list(part.children())}
-    for node in network.nodes:
-        if node.op not in SWITCHES:
-            continue
-        source = network.node(node.inputs[0])
-        path = next((p.path for p in (source, node) if _seen(network, p, leaves)), None)
-        if path is None:
-            missed += 1
-        else:
-            own = isinstance(parts.get(node.path), nn.ReLU | nn.ReLU6)
-            found[path] = Switch(path, _axis(subject, node), node.path if own else "")
-    return list(found.values()), missed
-
-
-def _seen(network: Network, node: Node, leaves: set[str]) -> bool:
-    """Tell whether a node's result is what an innermost module returned last."""
-    return bool(node.path) and node.path in leaves and network.within(node.path)[-1] is node
-
-
-def _axis(subject: Subject, node: Node) -> int:
-    """Return the axis that counts units: channels of maps and signals, features of others."""
-    maps = len(node.shape) > 3 or (len(node.shape) == 3 and subject.kind == "signals")
-    return 1 if maps else len(node.shape) - 1
 
 
 def _dead(
@@ -162,7 +123,11 @@ def _summary(now: dict[str, float], fresh: dict[str, list[float]], count: int) -
 
 
 def _findings(
-    relus: dict[str, str], now: dict[str, float], fresh: dict[str, list[float]]
+    relus: dict[str, str],
+    now: dict[str, float],
+    fresh: dict[str, list[float]],
+    *,
+    unsettled: bool,
 ) -> tuple[Finding, ...]:
     """Find layers with dead units: more than fresh ones have, or fresh ones that have many."""
     worst = max(now, key=lambda path: now[path])
@@ -170,7 +135,7 @@ def _findings(
     died = now[worst] > 2 * most
     if now[worst] < MANY or not (died or usual >= MANY):
         return ()
-    remedy, code = _remedy(relus[worst], died)
+    remedy, code = (UNSETTLED, SETTLE) if died and unsettled else _remedy(relus[worst], died)
     return (
         Finding(
             name=f"dead_units({worst})",
@@ -191,14 +156,14 @@ def _remedy(relu: str, died: bool) -> tuple[str, str]:
     if not died:
         return (
             "They are dead from the start: a wider layer, a slope below 0, or another "
-            "initialisation of weights and biases, of which this compares some at an input x.",
+            "initialisation of weights and biases, of which this compares some at the first input.",
             COMPARE,
         )
     leaky = "torch.nn.LeakyReLU(0.1)"
     return (
         "In fresh networks they are alive, so they died since: a lower learning rate, a warm-up, "
         "or a slope below 0 keeps units alive.",
-        f"import torch\nmodule.set_submodule({relu!r}, {leaky})"
+        f"import torch\nnetwork.set_submodule({relu!r}, {leaky})"
         if relu
         else f"import torch\n{leaky}  # in place of torch.relu",
     )

@@ -57,6 +57,31 @@ def layers_of(subject: Subject, most: int = MOST_LAYERS) -> list[Place]:
     return [found[round(k * (len(found) - 1) / (most - 1))] for k in range(most)]
 
 
+def layers_by_input(subject: Subject) -> tuple[list[Place], str]:
+    """Return the layers of `layers_of` that answer each input, and words on the others.
+
+    A table of positions, for instance, gives the same for all inputs, and gives it once.
+
+    Raises:
+        InputError: The network runs none.
+    """
+    found = layers_of(subject)
+    pair = subject.inputs[:2]
+    paths = [place.path for place in found]
+    with (
+        captured(subject.module, paths) as kept,
+        evaluating(subject.module),
+        undisturbed(subject.module),
+    ):
+        subject.module(subject.preprocess(pair.clone()))
+        own = {path for path, output in kept.items() if output.dim() and len(output) == len(pair)}
+    if not own:
+        raise InputError(f"no layer answers each input: {', '.join(paths)} give one answer for all")
+    others = [path for path in paths if path not in own]
+    told = f" Left out, with one answer for all inputs: {', '.join(others)}." if others else ""
+    return [place for place in found if place.path in own], told
+
+
 def affordable(subject: Subject, seconds: float, passes: float) -> int:
     """Return how many inputs fit the time when each goes through the network so many times.
 
@@ -80,9 +105,9 @@ def affordable(subject: Subject, seconds: float, passes: float) -> int:
     return min(len(subject.inputs), fitting)
 
 
-COMPARE = (  # `module` and `x` are the user's: the network, and inputs as it takes them
+COMPARE = (
     "from merkhet.unit_prior import compare_initialisations\n"
-    "print(compare_initialisations(module, x))"
+    "print(compare_initialisations(network, preprocess(inputs)))"
 )
 
 
@@ -96,8 +121,8 @@ def penalty_code(path: str, size: float = 1.0) -> str:
     scaled = "u" if size == 1 else f"(u / {size:.3g})"
     return (
         "from merkhet.unit_prior import unit_penalty\n"
-        f"with unit_penalty(module, {{{path!r}: lambda u: {scaled}.square() / 2}}) as penalty:\n"
-        "    module(x)\n"
+        f"with unit_penalty(network, {{{path!r}: lambda u: {scaled}.square() / 2}}) as penalty:\n"
+        "    network(preprocess(inputs))\n"
         "    loss = 1e-4 * penalty()  # to be added to the loss of every step"
     )
 

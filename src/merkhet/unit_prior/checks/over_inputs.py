@@ -17,7 +17,7 @@ from merkhet.unit_prior.checks.looking import (
     PASSES,
     affordable,
     fresh_networks,
-    layers_of,
+    layers_by_input,
     penalty_code,
     run,
 )
@@ -64,7 +64,7 @@ class Tails:
 
 def trained_tails(subject: Subject, seconds: float) -> Section:
     """Compare the tails of activations over inputs with those of fresh networks."""
-    layers = layers_of(subject)
+    layers, left_out = layers_by_input(subject)
     count = affordable(subject, seconds, PASSES)
     inputs = subject.inputs[:count]
     units = _drawn(layers, subject.seed)
@@ -79,7 +79,7 @@ def trained_tails(subject: Subject, seconds: float) -> Section:
         tables=(_table(now, fresh),),
         pictures=_pictures(now, fresh),
         figures=_figures(now, fresh),
-        notes=_notes(subject, count, how, now),
+        notes=_notes(subject, count, f"{how}.{left_out[:-1]}" if left_out else how, now),
     )
 
 
@@ -139,9 +139,9 @@ def _summary(now: dict[str, Tails], fresh: dict[str, list[Tails]]) -> str:
         return "No unit looked at changes with the input."
     worst = max(known, key=lambda path: known[path])
     return (
-        f"Over inputs, the units of {worst} have a kurtosis of {known[worst]:.3g}, the largest of "
-        f"the layers looked at; in fresh networks they have {_mean(fresh[worst]):.3g}, and "
-        f"{NORMAL:g} is normal."
+        f"Over inputs, the units of layer {worst} have a kurtosis of {known[worst]:.3g}, the "
+        "largest of the layers looked at; in fresh networks they have "
+        f"{_mean(fresh[worst]):.3g}, and {NORMAL:g} is normal."
     )
 
 
@@ -164,9 +164,9 @@ def _findings(now: dict[str, Tails], fresh: dict[str, list[Tails]]) -> tuple[Fin
         Finding(
             name=f"trained_tails(kurtosis,{worst})",
             value=heavy[worst],
-            sentence=f"Over inputs, the units of {worst} have a kurtosis of {heavy[worst]:.3g}, "
-            f"{times:.3g} times that of fresh networks: a few inputs drive them far out, as "
-            "quantisation and half precision dislike.",
+            sentence=f"Over inputs, the units of layer {worst} have a kurtosis of "
+            f"{heavy[worst]:.3g}, {times:.3g} times that of fresh networks: a few inputs drive "
+            "them far out, as quantisation and half precision dislike.",
             yardstick=f"the same network freshly initialised, on the same inputs: "
             f"{_mean(fresh[worst]):.3g}",
             remedy="A penalty on the units of that layer, as of a normal prior, draws far ones "

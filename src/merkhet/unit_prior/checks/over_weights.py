@@ -48,26 +48,32 @@ def unit_tails(subject: Subject, seconds: float) -> Section:
         tables=(_table(readings, units),),
         pictures=_pictures(units, prior),
         figures=_figures(readings, units),
-        notes=_notes(readings, layers, how),
+        notes=(*_notes(readings, layers, how), *network.caveats()),
     )
 
 
 def _summary(readings: Readings, units: Sequence[Unit], layers: Sequence[Place]) -> str:
     """Say how heavy the tails become."""
-    deepest = _theta(readings["gaussian"], layers[-1].path)
+    last = layers[-1].path
+    deepest = _theta(readings["gaussian"], last)
     heaviest = max((unit for unit in units if unit.kurtosis > 0), key=_kurtosis, default=None)
     seen = (
         ""
         if heaviest is None
         else (
             f" At the input looked at the kurtosis is {heaviest.kurtosis:.3g} at most, in "
-            f"{heaviest.place.path} ({NORMAL:g} is a normal unit's)."
+            f"layer {heaviest.place.path} ({NORMAL:g} is a normal unit's)."
         )
     )
+    if deepest == "unknown":
+        return (
+            f"How the tails of the last layer looked at, {last}, fall over fresh Gaussian weights "
+            f"is not known by rule.{seen}"
+        )
     return (
-        "Over fresh Gaussian weights a unit u of the last layer looked at, "
-        f"{layers[-1].path}, has the tail parameter theta: {deepest}, as P(|u| > x) falls like "
-        f"exp(-x^(1/theta)); 1/2 is a normal unit's.{seen}"
+        f"Over fresh Gaussian weights a unit u of the last layer looked at, {last}, has a tail "
+        f"parameter theta of {deepest}: P(|u| > x) falls like exp(-x^(1/theta)), and 1/2 is a "
+        f"normal unit's.{seen}"
     )
 
 

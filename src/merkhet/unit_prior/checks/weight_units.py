@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,6 +20,7 @@ from merkhet.unit_prior.sampling.ways import draw_by_cheapest
 from merkhet.unit_prior.weight_priors import Gaussian
 
 FEWEST, MOST = 200, 4000  # draws
+LATE = 1.25  # times as long as they may take: from then on draws are stopped
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ def sampled_units(
     asked = {place.path: [place.unit] for place in layers}
 
     def drawn(count: int) -> tuple[dict[str, Tensor], str]:
-        source = as_generator(subject.seed)
+        source, tell = as_generator(subject.seed), stopping(seconds)
         return draw_by_cheapest(
-            subject.module, example, Gaussian(), count, asked, source, chain=chain
+            subject.module, example, Gaussian(), count, asked, source, chain=chain, tell=tell
         )
 
     start, count = time.perf_counter(), FEWEST
@@ -94,6 +95,29 @@ def sampled_units(
         values, method = drawn(count)
     units = [_of_sample(place, values[place.path][:, 0, 0]) for place in layers]
     return units, f"Kurtosis by {count} draws of Gaussian weights of He's scale: {method}."
+
+
+def stopping(seconds: float) -> Callable[[int], None]:
+    """Return what is told of draws, and stops them where the fewest would take too long.
+
+    A forward pass says little of large networks, where drawing the weights takes most.
+
+    Args:
+        seconds: How long the fewest draws may take, from now on.
+    """
+    start, done = time.perf_counter(), 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        needed = (time.perf_counter() - start) / max(done, 1) * FEWEST
+        if done < FEWEST and needed > LATE * seconds:
+            raise InputError(
+                f"{FEWEST} draws of fresh weights, the fewest that say anything, need about "
+                f"{math.ceil(needed)} s and {seconds:.0f} s are left for it: allow more seconds"
+            )
+
+    return tell
 
 
 def _of_sample(place: Place, sample: Tensor) -> Unit:

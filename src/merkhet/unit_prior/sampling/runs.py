@@ -184,7 +184,7 @@ def _in_chunks(
             except (torch.OutOfMemoryError, SeenError):
                 raise
             except Exception as error:  # vmap refuses with errors of many kinds
-                refusal = first_line(error)
+                refusal = first_line(error).partition(". ")[0].rstrip(".")
         parts += _one_by_one(one, *given, tell)
     values = {path: torch.cat([part[path] for part in parts]) for path in one.wanted.units}
     how = f"a loop over draws, for vmap refuses: {refusal}" if refusal else f"vmap, {size} at once"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from merkhet.core.errors import InputError
 from merkhet.kernels.alignment import ROUNDING, Labelled, Seen, entropy_rank, look
+from merkhet.kernels.checks.norm_code import normalised
+from merkhet.kernels.checks.reach import unreached
 from merkhet.kernels.sampled import Sampled, sampled_ntk
 from merkhet.report import Check, Finding, Picture, Section, Subject, Table
 from merkhet.report.figures import figure, to_svg
@@ -56,10 +59,11 @@ def tangent_kernel(subject: Subject, seconds: float) -> Section:
             figures={broken.name: broken.value},
             notes=notes,
         )
-    return _section(subject, found.kernel, notes)
+    section = _section(subject, found.kernel, notes)
+    return replace(section, findings=(*unreached(subject), *section.findings))
 
 
-CHECKS = (Check("tangent_kernel", 3.0, refuse=refuse, run=tangent_kernel),)
+CHECKS = (Check("tangent_kernel", 3.0, refuse=refuse, run=tangent_kernel, steady=True),)
 
 
 def _section(subject: Subject, kernel: Tensor, notes: tuple[str, ...]) -> Section:
@@ -113,7 +117,8 @@ def _broken(kernel: Tensor) -> Finding | None:
             sentence=f"The gradient of the outputs is NaN or infinite for {bad:.0%} of the inputs.",
             yardstick="none",
             remedy="Find the operation: torch names it when it traces NaN backward.",
-            code="torch.autograd.set_detect_anomaly(True)",
+            code="import torch\n"
+            "torch.autograd.set_detect_anomaly(True)  # backward() then names the operation",
             weight=0.95,
         )
     if dead < 1:
@@ -124,7 +129,7 @@ def _broken(kernel: Tensor) -> Finding | None:
         sentence="No gradient of the outputs reaches any parameter: the network cannot learn.",
         yardstick="none",
         remedy="Units that are always off pass no gradient: draw the weights afresh.",
-        code="module.apply(lambda part: getattr(part, 'reset_parameters', lambda: None)())",
+        code="network.apply(lambda part: getattr(part, 'reset_parameters', lambda: None)())",
         weight=0.95,
     )
 
@@ -134,7 +139,6 @@ def _findings(subject: Subject, network: Seen, pixels: Seen | None) -> Iterator[
     yield from _of_labels(network.labelled, None if pixels is None else pixels.labelled)
     needed = 2 if network.labelled is None else network.labelled.classes - 1
     if network.rank < needed:
-        size = {"pictures": "2d"}.get(subject.kind, "1d")
         yield Finding(
             name="tangent_kernel(effective_rank)",
             value=network.rank,
@@ -144,7 +148,7 @@ def _findings(subject: Subject, network: Seen, pixels: Seen | None) -> Iterator[
             if network.labelled
             else f"{needed} directions",
             remedy="Normalisation between layers keeps the gradients of different inputs apart.",
-            code=f"layer = torch.nn.Sequential(layer, torch.nn.LazyBatchNorm{size}())",
+            code=normalised(subject),
             weight=0.4,
         )
     if network.top > DOMINANT and subject.kind != "tokens":
@@ -172,7 +176,7 @@ def _of_labels(network: Labelled | None, pixels: Labelled | None) -> Iterator[Fi
             "more than with labels in random order.",
             yardstick=f"19 of 20 random orders stay below {network.chance:.2f}",
             remedy="Check that the weights are loaded and that the labels belong to the inputs.",
-            code="merkhet audit MODEL --weights model.safetensors --data DATA",
+            code="print(network(preprocess(inputs[:8])), labels[:8])",
             weight=0.7,
         )
     elif pixels is not None and network.alignment < pixels.alignment:
@@ -197,7 +201,8 @@ def _table(network: Seen, pixels: Seen | None) -> Table:
     heads = ("", "network", "inputs themselves")[: 1 + len(shown)]
     cells = zip(*(_cells(seen) for seen in shown), strict=True)
     rows = tuple((name, *row) for name, row in zip((*names, *known), cells, strict=False))
-    return Table("The tangent kernel, and the linear kernel of the inputs", heads, rows)
+    beside = "" if pixels is None else ", and the linear kernel of the inputs"
+    return Table(f"The tangent kernel{beside}", heads, rows)
 
 
 def _cells(seen: Seen) -> list[str]:
@@ -222,8 +227,8 @@ def _picture(network: Seen, pixels: Seen | None) -> Picture:
             axis.loglog(torch.arange(1, len(share) + 1).numpy(), share.numpy(), style, label=name)
     axis.set(xlabel="place", ylabel="eigenvalue / largest")
     axis.legend(fontsize=8, frameon=False)
-    caption = "Eigenvalues of the centred tangent kernel; dashed, of the linear kernel of inputs."
-    return Picture(caption, to_svg(made))
+    beside = "" if pixels is None else "; dashed, of the linear kernel of inputs"
+    return Picture(f"Eigenvalues of the centred tangent kernel{beside}.", to_svg(made))
 
 
 def _figures(network: Seen, pixels: Seen | None, kernel: Tensor) -> dict[str, float]:
@@ -251,7 +256,8 @@ def _notes(subject: Subject, found: Sampled, frozen: bool) -> tuple[str, ...]:
     """Say what was sampled, and what was left out."""
     of = f"all {found.outputs} outputs"
     if not found.exact:
-        of = f"{found.directions} random directions (signs) among {found.outputs} outputs"
+        ways = "direction" if found.directions == 1 else "directions"
+        of = f"{found.directions} random {ways} (signs) among {found.outputs} outputs"
     notes = [
         f"{len(found.kernel)} of {len(subject.inputs)} inputs, as far as the time went; "
         f"{found.parameters:,} parameters; the mean over {of}, in evaluation mode."
@@ -259,5 +265,5 @@ def _notes(subject: Subject, found: Sampled, frozen: bool) -> tuple[str, ...]:
     if frozen:
         notes.append("No parameter requires a gradient: all of them were taken.")
     if found.loop:
-        notes.append(f"One input after another: {found.loop}")
+        notes.append(f"One input after another: {found.loop}.")
     return (*notes, *REFERENCES)
