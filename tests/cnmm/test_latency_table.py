@@ -120,7 +120,9 @@ def test_each_part_s_time_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_does_nothing_takes_no_time() -> None:
-    stage = MixtureStage(3, lambda i, j: nn.Identity() if i else nn.Conv2d(1, 1, 1 + 2 * (j - 1)))
+    stage = MixtureStage(
+        3, lambda i, j: nn.Identity() if i else nn.Conv2d(1, 1, 2 * j - 1, padding=j - 1)
+    )
     found = measure_latency(CNMM([stage], nn.Flatten()), EXAMPLE[..., :3, :3], repeats=2).costs
     assert found.edges[0][1, 2] == 0 < found.edges[0][0, 1]
 
