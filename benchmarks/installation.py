@@ -19,7 +19,7 @@ from pathlib import Path
 from merkhet.report import Figure, Goal, Record
 
 ROOT = Path(__file__).parents[1]
-MINUTES = {"set-up": 3, "demo": 2, "test": 6}
+MINUTES = {"set-up": 3, "demo": 3, "test": 12}
 LARGEST = 8
 
 
