@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Self
+
+from merkhet.core.signals import STOPPING, Handlers, give_back_signals, take_signals
 
 EXIT = 130
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
@@ -30,7 +31,7 @@ class Interruption:
         self.asked = False
         self._keeping = False
         self._writing = threading.Lock()
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: Handlers = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup = -1
 
@@ -40,13 +41,11 @@ class Interruption:
             os.set_blocking(self._pipe[1], False)
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             threading.Thread(target=self._count, args=(self._pipe[0],), daemon=True).start()
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+            self._before = take_signals(self._note)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for number, handler in self._before.items():
-            # A handler that was not installed from Python is None and cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        give_back_signals(self._before)
         self._before = {}
         if self._pipe is not None:
             signal.set_wakeup_fd(self._wakeup)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+from merkhet.core.signals import Handlers, give_back_signals, take_signals
 
 
 class StopSignals:
@@ -23,17 +22,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: Handlers = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+        self._before = take_signals(self._note)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for number, handler in self._before.items():
-            # A handler that was not installed from Python is None and cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        give_back_signals(self._before)
         self._before = {}
 
     def stopped(self, message: str) -> BaseException:
